@@ -1,0 +1,27 @@
+//! The contract between an architecture and everything that runs it.
+
+use candle_core::Tensor;
+
+use crate::{Batch, Result};
+
+/// Turns token sequences into hidden states.
+///
+/// An implementation never pads, pools or reads configuration in `forward`, and a sequence's hidden states do
+/// not depend on the other sequences of its batch.
+pub trait TextEncoder: Send + Sync {
+    /// Length of one hidden state.
+    fn hidden_size(&self) -> usize;
+
+    /// Rows of the token table: every token id must be below it.
+    fn vocab_size(&self) -> usize;
+
+    /// The longest sequence that has a position embedding, in tokens; `None` when length is unlimited.
+    fn max_positions(&self) -> Option<usize>;
+
+    /// One hidden state per token, `[total_tokens, hidden_size]`, in the order of `batch`.
+    ///
+    /// # Errors
+    ///
+    /// When a token id or a length is out of range, or the device fails.
+    fn forward(&self, batch: &Batch) -> Result<Tensor>;
+}

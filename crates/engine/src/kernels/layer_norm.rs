@@ -1,0 +1,154 @@
+//! Layer normalisation (Ba, Kiros and Hinton, arXiv:1607.06450), alone or of a layer's output plus its input.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, bail};
+
+use super::{contiguous_f32, simd};
+
+/// Normalises rows to mean 0 and variance 1, then scales and shifts them. As a custom operation of one tensor
+/// it normalises that; of two, their sum.
+#[derive(Debug)]
+pub struct LayerNormOp<'a> {
+    /// `[hidden_size]`
+    pub weight: &'a [f32],
+    /// `[hidden_size]`
+    pub bias: &'a [f32],
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+impl CustomOp1 for LayerNormOp<'_> {
+    fn name(&self) -> &'static str {
+        "layer_norm"
+    }
+
+    /// `[rows, hidden_size]` to the same.
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.normalize(contiguous_f32(x, layout, "layer_norm")?, None, layout.shape())
+    }
+}
+
+impl CustomOp2 for LayerNormOp<'_> {
+    fn name(&self) -> &'static str {
+        "add_layer_norm"
+    }
+
+    /// `[rows, hidden_size]` twice to the same.
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        residual: &CpuStorage,
+        residual_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        if x_layout.shape() != residual_layout.shape() {
+            bail!("add_layer_norm: {:?} + {:?}", x_layout.shape(), residual_layout.shape());
+        }
+        let residual = contiguous_f32(residual, residual_layout, "add_layer_norm")?;
+        self.normalize(contiguous_f32(x, x_layout, "add_layer_norm")?, Some(residual), x_layout.shape())
+    }
+}
+
+impl LayerNormOp<'_> {
+    fn normalize(&self, x: &[f32], residual: Option<&[f32]>, shape: &Shape) -> Result<(CpuStorage, Shape)> {
+        let (_, hidden_size) = shape.dims2()?;
+        if hidden_size != self.weight.len() || hidden_size != self.bias.len() || hidden_size == 0 {
+            bail!("layer_norm: rows of {hidden_size} with a weight of {}", self.weight.len());
+        }
+        let mut y = x.to_vec();
+        add_normalize_rows(&mut y, residual, self);
+        Ok((CpuStorage::F32(y), shape.clone()))
+    }
+}
+
+simd! {
+    fn add_normalize_rows(y: &mut [f32], residual: Option<&[f32]>, op: &LayerNormOp) = rows_loop
+}
+
+#[inline(always)]
+fn rows_loop(y: &mut [f32], residual: Option<&[f32]>, op: &LayerNormOp) {
+    let hidden_size = op.weight.len();
+    for (index, y) in y.chunks_exact_mut(hidden_size).enumerate() {
+        if let Some(residual) = residual {
+            let residual = &residual[index * hidden_size..(index + 1) * hidden_size];
+            y.iter_mut().zip(residual).for_each(|(y, residual)| *y += residual);
+        }
+        let mean = sum_of(y, |value| value) / hidden_size as f32;
+        let variance = sum_of(y, |value| (value - mean) * (value - mean)) / hidden_size as f32;
+        let scale = 1.0 / (variance + op.eps).sqrt();
+        for ((y, weight), bias) in y.iter_mut().zip(op.weight).zip(op.bias) {
+            *y = (*y - mean) * scale * weight + bias;
+        }
+    }
+}
+
+/// Sixteen running sums: a fixed order of additions that vectorises, the same for every instruction set.
+#[inline(always)]
+fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let (chunks, rest) = values.as_chunks::<16>();
+    let mut sums = [0.0f32; 16];
+    for chunk in chunks {
+        for (sum, value) in sums.iter_mut().zip(chunk) {
+            *sum += f(*value);
+        }
+    }
+    for (sum, value) in sums.iter_mut().zip(rest) {
+        *sum += f(*value);
+    }
+    for width in [8, 4, 2, 1] {
+        for lane in 0..width {
+            sums[lane] += sums[lane + width];
+        }
+    }
+    sums[0]
+}
+
+/// What [`LayerNormOp`] computes for one row of two tensors, in f64.
+pub fn layer_norm_reference(x: &[f32], residual: &[f32], op: &LayerNormOp) -> Vec<f64> {
+    let sum: Vec<f64> = x.iter().zip(residual).map(|(x, r)| f64::from(*x) + f64::from(*r)).collect();
+    let mean = sum.iter().sum::<f64>() / sum.len() as f64;
+    let variance = sum.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / sum.len() as f64;
+    let normal = |value: &f64| (value - mean) / (variance + f64::from(op.eps)).sqrt();
+    let scaled = sum.iter().map(normal).zip(op.weight.iter().zip(op.bias));
+    scaled.map(|(value, (weight, bias))| value * f64::from(*weight) + f64::from(*bias)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn agrees_with_reference(
+            values in prop::collection::vec((-9f32..9.0, -9f32..9.0, -2f32..2.0, -2f32..2.0), 2..70),
+            rows in 0usize..4,
+        ) {
+            let column = |f: fn(&(f32, f32, f32, f32)) -> f32| values.iter().map(f).collect::<Vec<_>>();
+            let (x, residual, weight, bias) = (column(|v| v.0), column(|v| v.1), column(|v| v.2), column(|v| v.3));
+            let op = LayerNormOp { weight: &weight, bias: &bias, eps: 1e-5 };
+            let tensor = |row: &[f32]| Tensor::from_vec(row.repeat(rows), (rows, row.len()), &Device::Cpu).unwrap();
+            let y = tensor(&x).apply_op2_no_bwd(&tensor(&residual), &op).unwrap().to_vec2::<f32>().unwrap();
+            prop_assert_eq!(y.len(), rows);
+            let sum: Vec<f32> = x.iter().zip(&residual).map(|(x, residual)| x + residual).collect();
+            let alone = tensor(&sum).apply_op1_no_bwd(&op).unwrap().to_vec2::<f32>().unwrap();
+            prop_assert_eq!(&alone, &y, "adding first changes nothing");
+            for row in y {
+                for (found, expected) in row.into_iter().zip(layer_norm_reference(&x, &residual, &op)) {
+                    prop_assert!((f64::from(found) - expected).abs() < 2e-4, "{} {}", found, expected);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn shapes_must_agree() {
+        let op = LayerNormOp { weight: &[1.0; 3], bias: &[0.0; 3], eps: 1e-5 };
+        let zeros = |rows: usize, cols: usize| {
+            Tensor::zeros((rows, cols), candle_core::DType::F32, &Device::Cpu).unwrap()
+        };
+        assert!(zeros(2, 3).apply_op2_no_bwd(&zeros(1, 3), &op).is_err());
+        assert!(zeros(2, 4).apply_op2_no_bwd(&zeros(2, 4), &op).is_err());
+    }
+}

@@ -1,0 +1,214 @@
+//! A strict reader of safetensors checkpoints.
+//!
+//! Files are memory-mapped, so reading a tensor costs one pass over its bytes. Nothing is taken on trust: a
+//! tensor has the shape that the caller expects, a floating-point type, and finite elements, or the reader
+//! says which file and tensor has not. [`View::finish`] refuses tensors that nobody asked for, because a
+//! checkpoint with extra parts computes something else than the architecture that ignores them.
+//!
+//! Format: <https://github.com/huggingface/safetensors#format>.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+
+use crate::{Error, Result};
+
+/// The tensors of a checkpoint, in one file or several.
+#[derive(Debug)]
+pub struct Weights {
+    files: Vec<MappedFile>,
+    tensors: BTreeMap<String, TensorInfo>,
+    read: Mutex<BTreeSet<String>>,
+}
+
+#[derive(Debug)]
+struct MappedFile {
+    path: PathBuf,
+    bytes: Mmap,
+}
+
+#[derive(Debug)]
+struct TensorInfo {
+    file: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Range<usize>,
+}
+
+impl Weights {
+    /// Maps the files of one checkpoint and checks their headers.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be read, is not a valid safetensors file, or repeats a tensor of another.
+    pub fn open<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Result<Self> {
+        let mut weights =
+            Self { files: Vec::new(), tensors: BTreeMap::new(), read: Mutex::new(BTreeSet::new()) };
+        for path in paths {
+            weights.map(path.as_ref())?;
+        }
+        Ok(weights)
+    }
+
+    fn map(&mut self, path: &Path) -> Result<()> {
+        let open_error = |source| Error::OpenWeights { path: path.to_owned(), source };
+        let file = File::open(path).map_err(open_error)?;
+        // SAFETY: the map is private and read-only. A file that another process truncates while it is mapped
+        // would fault; checkpoints in caches are replaced by rename, which leaves the mapped file intact.
+        let bytes = unsafe { Mmap::map(&file) }.map_err(open_error)?;
+        let parse_error = |source| Error::ParseWeights { path: path.to_owned(), source };
+        let parsed = SafeTensors::deserialize(&bytes).map_err(parse_error)?;
+        for (name, tensor) in parsed.tensors() {
+            let start = tensor.data().as_ptr() as usize - bytes.as_ptr() as usize;
+            let info = TensorInfo {
+                file: self.files.len(),
+                dtype: tensor.dtype(),
+                shape: tensor.shape().to_vec(),
+                bytes: start..start + tensor.data().len(),
+            };
+            if let Some(earlier) = self.tensors.get(&name) {
+                let other = self.files[earlier.file].path.clone();
+                return Err(Error::DoubledTensor { path: path.to_owned(), other, tensor: name });
+            }
+            self.tensors.insert(name, info);
+        }
+        self.files.push(MappedFile { path: path.to_owned(), bytes });
+        Ok(())
+    }
+
+    /// The whole checkpoint as a view.
+    pub fn root(&self) -> View<'_> {
+        View { weights: self, prefix: String::new() }
+    }
+
+    /// Whether the checkpoint holds a tensor of this full name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Bytes of all tensors together.
+    pub fn size(&self) -> usize {
+        self.tensors.values().map(|info| info.bytes.len()).sum()
+    }
+
+    /// Names a missing tensor's file in errors; a checkpoint without files has no better place.
+    fn first_path(&self) -> PathBuf {
+        self.files.first().map(|file| file.path.clone()).unwrap_or_default()
+    }
+
+    fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let Some(info) = self.tensors.get(name) else {
+            return Err(Error::MissingTensor { path: self.first_path(), tensor: name.into() });
+        };
+        let file = &self.files[info.file];
+        let (path, tensor) = (|| file.path.clone(), || name.to_owned());
+        if info.shape != shape {
+            let (expected, found) = (shape.to_vec(), info.shape.clone());
+            return Err(Error::TensorShape { path: path(), tensor: tensor(), expected, found });
+        }
+        let bytes = &file.bytes[info.bytes.clone()];
+        // The format is little-endian, and offers no alignment.
+        let values: Vec<f32> = match info.dtype {
+            Dtype::F32 => bytes.as_chunks().0.iter().map(|&four| f32::from_le_bytes(four)).collect(),
+            Dtype::F16 => {
+                bytes.as_chunks().0.iter().map(|&two| half::f16::from_le_bytes(two).to_f32()).collect()
+            }
+            Dtype::BF16 => {
+                bytes.as_chunks().0.iter().map(|&two| half::bf16::from_le_bytes(two).to_f32()).collect()
+            }
+            other => {
+                return Err(Error::TensorDtype {
+                    path: path(),
+                    tensor: tensor(),
+                    found: format!("{other:?}"),
+                });
+            }
+        };
+        if let Some(index) = first_non_finite(&values) {
+            let value = values[index];
+            return Err(Error::NonFiniteTensor { path: path(), tensor: tensor(), index, value });
+        }
+        // A panic while the set is locked leaves it whole: insertion is its only use.
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(tensor());
+        Ok(values)
+    }
+}
+
+/// The tensors below a prefix, as a layer sees them.
+#[derive(Clone, Debug)]
+pub struct View<'a> {
+    weights: &'a Weights,
+    prefix: String,
+}
+
+impl<'a> View<'a> {
+    /// The view below `name`: `view.pp("encoder").pp("layer.0")`.
+    pub fn pp(&self, name: impl std::fmt::Display) -> View<'a> {
+        View { weights: self.weights, prefix: format!("{}{name}.", self.prefix) }
+    }
+
+    /// Whether the tensor is there.
+    pub fn contains(&self, name: &str) -> bool {
+        self.weights.contains(&self.full_name(name))
+    }
+
+    /// The tensor's elements as f32, in row-major order.
+    ///
+    /// # Errors
+    ///
+    /// When the tensor is missing, has another shape, is not F32, F16 or BF16, or holds NaN or infinity.
+    pub fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        self.weights.read_f32(&self.full_name(name), shape)
+    }
+
+    /// Declares this view's reading finished.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnexpectedTensors`] when a tensor below this view was not read, unless its name continues
+    /// with one of `ignored`: parts of the checkpoint that are known not to take part in the computation.
+    pub fn finish(&self, ignored: &[&str]) -> Result<()> {
+        let read = self.weights.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let tensors: Vec<String> = self
+            .weights
+            .names()
+            .filter(|name| !read.contains(*name))
+            .filter_map(|name| Some((name, name.strip_prefix(&self.prefix)?)))
+            .filter(|(_, rest)| !ignored.iter().any(|ignored| rest.starts_with(ignored)))
+            .map(|(name, _)| name.to_owned())
+            .collect();
+        if tensors.is_empty() {
+            return Ok(());
+        }
+        Err(Error::UnexpectedTensors { path: self.weights.first_path(), tensors })
+    }
+
+    fn full_name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+}
+
+/// The fast path sums exponent checks without a branch, so that the compiler can vectorise it.
+fn first_non_finite(values: &[f32]) -> Option<usize> {
+    const BLOCK: usize = 1024;
+    for (block, chunk) in values.chunks(BLOCK).enumerate() {
+        if chunk.iter().fold(false, |bad, value| bad | !value.is_finite()) {
+            let offset = chunk.iter().position(|value| !value.is_finite())?;
+            return Some(block * BLOCK + offset);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;
