@@ -1,1 +1,42 @@
-//! x
+//! Text embeddings in pure Rust: one crate, no C++ library, no Python.
+//!
+//! [`TextEmbedding`] turns texts into vectors whose cosine says how close their meanings are. It loads a model
+//! by its id, from the hub's cache or by fetching it, or from a folder. [`LoadOptions`] says how.
+//!
+//! ```no_run
+//! use candlewick::TextEmbedding;
+//!
+//! let model = TextEmbedding::load("sentence-transformers/all-MiniLM-L6-v2")?;
+//! let embeddings = model.embed(&["A candle burns.", "Wax melts near a flame."])?;
+//! assert_eq!(embeddings[0].len(), 384);
+//! # Ok::<(), candlewick::Error>(())
+//! ```
+//!
+//! # Which errors to expect
+//!
+//! Whatever is wrong with a model's files, or not supported, is an [`Error`] of loading that names the file
+//! and the tensor or key. Embedding a text fails only when the device does.
+
+#![deny(missing_docs)]
+
+mod text_embedding;
+
+pub use candlewick_engine::{DeviceChoice, Pooling, ThreadPool};
+pub use candlewick_models::source::{Progress, ProgressFn};
+pub use candlewick_models::{
+    Attempt, Embedding, Error, Kind, LoadOptions, ModelSpec, Prompts, ReferenceFigures, Registry, Result,
+    SourceSpec, WeightsFile, WeightsFormat,
+};
+pub use text_embedding::{EmbedIter, TextEmbedding};
+
+use std::path::PathBuf;
+
+/// Fetches a registry model's files, unless they are cached, and returns the folder that holds them.
+///
+/// # Errors
+///
+/// When the id is unknown, or no source could provide the files.
+pub fn pull(id: &str, options: &LoadOptions) -> Result<PathBuf> {
+    let registry = options.registry.as_deref().unwrap_or(Registry::built_in());
+    candlewick_models::source::resolve(registry.get(id)?, &options.source_options())
+}

@@ -3,7 +3,7 @@
 use candle_core::{D, Device, Tensor};
 
 use crate::kernels::{self, AttentionShape};
-use crate::nn::Linear;
+use crate::nn::{Linear, LinearConfig};
 use crate::{Batch, Error, Result, View};
 
 /// Projection to queries, keys and values, attention inside each sequence, and output projection.
@@ -34,8 +34,8 @@ impl SelfAttention {
         let head_dim = hidden_size / num_heads;
         let shape = AttentionShape { num_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt() };
         Ok(Self {
-            qkv: Linear::load_side_by_side(qkv, hidden_size, hidden_size, device)?,
-            output: Linear::load(output, hidden_size, hidden_size, device)?,
+            qkv: Linear::load_side_by_side(qkv, LinearConfig::new(hidden_size, hidden_size), device)?,
+            output: Linear::load(output, LinearConfig::new(hidden_size, hidden_size), device)?,
             shape,
         })
     }

@@ -1,4 +1,6 @@
 //! Linear layers, alone or several side by side.
+//!
+//! Sizes come from configuration files, so nothing is allocated by them before a tensor has that shape.
 
 use candle_core::{Device, Tensor};
 
@@ -22,31 +24,34 @@ enum Parameters {
     },
 }
 
-impl Linear {
-    /// Reads `weight` (`[out_features, in_features]`) and `bias` (`[out_features]`).
-    ///
-    /// # Errors
-    ///
-    /// When a tensor is missing or malformed.
-    pub fn load(view: &View, in_features: usize, out_features: usize, device: &Device) -> Result<Self> {
-        Self::load_activated(view, in_features, out_features, None, device)
-    }
+/// What a linear layer looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinearConfig {
+    /// Width of the input.
+    pub in_features: usize,
+    /// Width of the output.
+    pub out_features: usize,
+    /// Whether a bias is added.
+    pub bias: bool,
+    /// What is applied to the result.
+    pub activation: Option<Activation>,
+}
 
-    /// The same with an activation fused into the layer.
+impl LinearConfig {
+    /// A layer with bias and without activation.
+    pub fn new(in_features: usize, out_features: usize) -> Self {
+        Self { in_features, out_features, bias: true, activation: None }
+    }
+}
+
+impl Linear {
+    /// Reads `weight` (`[out_features, in_features]`) and, if there is one, `bias` (`[out_features]`).
     ///
     /// # Errors
     ///
     /// When a tensor is missing or malformed.
-    pub fn load_activated(
-        view: &View,
-        in_features: usize,
-        out_features: usize,
-        activation: Option<Activation>,
-        device: &Device,
-    ) -> Result<Self> {
-        let weight = view.read_f32("weight", &[out_features, in_features])?;
-        let bias = view.read_f32("bias", &[out_features])?;
-        Self::new(&weight, bias, in_features, activation, device)
+    pub fn load(view: &View, config: LinearConfig, device: &Device) -> Result<Self> {
+        Self::load_side_by_side(std::slice::from_ref(view), config, device)
     }
 
     /// Reads several layers over one input as one layer, whose output is theirs side by side.
@@ -54,19 +59,18 @@ impl Linear {
     /// # Errors
     ///
     /// When a tensor is missing or malformed.
-    pub fn load_side_by_side(
-        views: &[View],
-        in_features: usize,
-        out_features: usize,
-        device: &Device,
-    ) -> Result<Self> {
-        let mut weight = Vec::with_capacity(views.len() * out_features * in_features);
-        let mut bias = Vec::with_capacity(views.len() * out_features);
+    pub fn load_side_by_side(views: &[View], config: LinearConfig, device: &Device) -> Result<Self> {
+        let LinearConfig { in_features, out_features, .. } = config;
+        let (mut weight, mut bias) = (Vec::new(), Vec::new());
         for view in views {
             weight.extend(view.read_f32("weight", &[out_features, in_features])?);
-            bias.extend(view.read_f32("bias", &[out_features])?);
+            if config.bias {
+                bias.extend(view.read_f32("bias", &[out_features])?);
+            } else {
+                bias.resize(bias.len() + out_features, 0.0);
+            }
         }
-        Self::new(&weight, bias, in_features, None, device)
+        Self::new(&weight, bias, in_features, config.activation, device)
     }
 
     /// `weight` is `[out_features, in_features]` in row-major order.

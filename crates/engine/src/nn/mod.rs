@@ -15,6 +15,6 @@ mod norm;
 pub use activation::Activation;
 pub use attention::SelfAttention;
 pub use embedding::Embeddings;
-pub use linear::Linear;
+pub use linear::{Linear, LinearConfig};
 pub use mlp::Mlp;
 pub use norm::LayerNorm;

@@ -1,0 +1,384 @@
+//! A model that turns a text into one vector.
+//!
+//! Loading resolves three voices, in this order: the caller's options, the registry's row, the folder's own
+//! files. Everything but the weights is read and checked at once, so that `lazy_load` only delays the bytes,
+//! not the errors that configuration can cause.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use candle_core::Device;
+use candlewick_engine::{TextEncoder, ThreadPool, Weights};
+use serde::Deserialize;
+
+use crate::arch::{self, EncoderConfig};
+use crate::folder::FolderConfig;
+use crate::head::DenseHead;
+use crate::json::read_json_if_there;
+use crate::registry::{ModelSpec, Prompts, Registry};
+use crate::text::{Pipeline, TextTokenizer};
+use crate::{Error, LoadOptions, Result, source};
+
+/// The vector of one text.
+pub type Embedding = Vec<f32>;
+
+/// What a text is to a search: decides which of the model's prompts is put before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TextRole {
+    /// Neither; no prompt.
+    Plain,
+    /// What is searched for.
+    Query,
+    /// What is searched in.
+    Passage,
+}
+
+/// A loaded model: text to vector.
+#[derive(Debug)]
+pub struct DenseModel {
+    name: String,
+    folder: PathBuf,
+    tokenizer: TextTokenizer,
+    config: Box<dyn EncoderConfig>,
+    folder_config: FolderConfig,
+    prompts: Prompts,
+    dim: usize,
+    pool: ThreadPool,
+    device: Device,
+    options: LoadOptions,
+    spec: Option<ModelSpec>,
+    network: OnceLock<Network>,
+    loading: Mutex<()>,
+}
+
+/// The part that holds the weights.
+struct Network {
+    encoder: Box<dyn TextEncoder>,
+    head: DenseHead,
+}
+
+impl DenseModel {
+    /// Loads a model of the registry, fetching its files if need be.
+    ///
+    /// # Errors
+    ///
+    /// When the id is unknown, the files cannot be had, or they are not what the registry says.
+    pub fn load(id: &str, options: LoadOptions) -> Result<Self> {
+        let spec = options.registry.as_deref().unwrap_or(Registry::built_in()).get(id)?.clone();
+        let folder = source::resolve(&spec, &options.source_options())?;
+        Self::open(&folder, Some(spec), options)
+    }
+
+    /// Loads a folder: tokenizer.json, config.json, weights, and whatever sentence-transformers puts beside.
+    ///
+    /// # Errors
+    ///
+    /// When a file is missing, broken, or asks for something that is not supported.
+    pub fn from_folder(folder: &Path, options: LoadOptions) -> Result<Self> {
+        Self::open(folder, None, options)
+    }
+
+    fn open(folder: &Path, spec: Option<ModelSpec>, options: LoadOptions) -> Result<Self> {
+        let name = spec.as_ref().map_or_else(|| folder.display().to_string(), |spec| spec.id.clone());
+        let engine_error = |source| Error::Engine { model: name.clone(), source };
+        let folder_config = FolderConfig::read(folder)?;
+        let config_path = folder.join("config.json");
+        let config = arch::read_config(&config_path)?;
+        let full_dim = check_projections(folder, &folder_config, config.hidden_size())?;
+        if let Some(spec) = &spec {
+            check_row(spec, &config_path, full_dim)?;
+        }
+        let dim = check_dim(&name, options.dim, full_dim)?;
+        let stated = folder_config.max_length.or(spec.as_ref().map(|spec| spec.max_length));
+        let max_length = effective_max_length(&name, options.max_length, stated, config.max_positions())?;
+        let tokenizer = TextTokenizer::load(folder, &folder_config, max_length)?;
+        check_tokenizer(&name, folder, &tokenizer, config.as_ref())?;
+        let device = options.device.open().map_err(engine_error)?;
+        let pool = match &options.thread_pool {
+            Some(pool) => pool.clone(),
+            None => ThreadPool::new(options.threads).map_err(engine_error)?,
+        };
+        let prompts = spec.as_ref().map_or(&folder_config.prompts, |spec| &spec.prompts).clone();
+        let model = Self {
+            folder: folder.to_owned(),
+            network: OnceLock::new(),
+            loading: Mutex::new(()),
+            name,
+            tokenizer,
+            config,
+            folder_config,
+            prompts,
+            dim,
+            pool,
+            device,
+            options,
+            spec,
+        };
+        let weights = model.weights_files()?;
+        if !model.options.lazy_load {
+            let network = model.read_network(&weights)?;
+            model.network.set(network).unwrap_or_else(|_| unreachable!("nobody else has the model yet"));
+        }
+        Ok(model)
+    }
+
+    /// The registry's id, or the folder.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Length of an embedding.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Tokens of a text that are read, special tokens included.
+    pub fn max_length(&self) -> usize {
+        self.tokenizer.max_length()
+    }
+
+    /// One embedding per text, in input order.
+    ///
+    /// # Errors
+    ///
+    /// When a text cannot be tokenized, the device fails, or an embedding is not finite.
+    pub fn embed<S: AsRef<str> + Sync>(&self, texts: &[S], role: TextRole) -> Result<Vec<Embedding>> {
+        if texts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let network = self.network()?;
+        let head = |states: &_, batch: &_| network.head.forward(states, batch);
+        self.pipeline().run(texts, self.prompt(role), network.encoder.as_ref(), head)
+    }
+
+    /// Number of tokens of all `texts` together, special tokens included, after truncation. Needs no weights.
+    ///
+    /// # Errors
+    ///
+    /// When a text cannot be tokenized.
+    pub fn token_count<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<usize> {
+        self.pipeline().count_tokens(texts)
+    }
+
+    /// The packed token ids of `texts` and where each text ends, as the encoder gets them.
+    ///
+    /// # Errors
+    ///
+    /// When a text cannot be tokenized.
+    pub fn tokenize<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<candlewick_engine::Batch> {
+        let encodings = self.pipeline().tokenize(texts, 0, "")?;
+        candlewick_engine::Batch::pack(
+            encodings.iter().map(|e| (e.token_ids.as_slice(), e.type_ids.as_deref())),
+        )
+        .map_err(|source| Error::Engine { model: self.name.clone(), source })
+    }
+
+    /// The encoder, for those who want hidden states. Reads the weights if they have not been yet.
+    ///
+    /// # Errors
+    ///
+    /// When the weights cannot be read.
+    pub fn encoder(&self) -> Result<&dyn TextEncoder> {
+        Ok(self.network()?.encoder.as_ref())
+    }
+
+    fn prompt(&self, role: TextRole) -> &str {
+        match role {
+            TextRole::Query if self.options.prompts => &self.prompts.query,
+            TextRole::Passage if self.options.prompts => &self.prompts.passage,
+            _ => "",
+        }
+    }
+
+    fn pipeline(&self) -> Pipeline<'_> {
+        Pipeline {
+            name: &self.name,
+            tokenizer: &self.tokenizer,
+            pool: &self.pool,
+            batch_tokens: self.options.batch_tokens.unwrap_or(LoadOptions::DEFAULT_BATCH_TOKENS),
+        }
+    }
+
+    /// The weights in memory. Of several threads that need them first, one reads and the others wait; after a
+    /// failure the next caller tries again.
+    fn network(&self) -> Result<&Network> {
+        if let Some(network) = self.network.get() {
+            return Ok(network);
+        }
+        // The mutex guards no data, so a panic while it was held has broken nothing.
+        let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(network) = self.network.get() {
+            return Ok(network);
+        }
+        let network = self.read_network(&self.weights_files()?)?;
+        Ok(self.network.get_or_init(|| network))
+    }
+
+    fn read_network(&self, weights: &[PathBuf]) -> Result<Network> {
+        let engine_error = |source| Error::Engine { model: self.name.clone(), source };
+        let weights = Weights::open(weights).map_err(engine_error)?;
+        let encoder = self.config.load(&weights, &self.device).map_err(engine_error)?;
+        let projections = DenseHead::load_projections(&self.folder_config.projections, &self.device);
+        let (options, spec) = (&self.options, self.spec.as_ref());
+        let pooling = options.pooling.or(spec.map(|spec| spec.pooling)).or(self.folder_config.pooling);
+        let normalize =
+            options.normalize.or(spec.map(|spec| spec.normalize)).or(self.folder_config.normalize);
+        let head = DenseHead {
+            // sentence-transformers' own defaults for a folder that does not say.
+            pooling: pooling.unwrap_or(candlewick_engine::Pooling::Mean),
+            normalize: normalize.unwrap_or(false),
+            projections: projections.map_err(engine_error)?,
+            dim: options.dim,
+        };
+        Ok(Network { encoder, head })
+    }
+
+    /// The file or files of the checkpoint.
+    fn weights_files(&self) -> Result<Vec<PathBuf>> {
+        let missing =
+            |file: &str| Err(Error::FileMissing { folder: self.folder.clone(), file: file.to_owned() });
+        if let Some(path) = &self.options.weights {
+            if !path.is_file() {
+                let folder = path.parent().unwrap_or(path).to_owned();
+                let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                return Err(Error::FileMissing { folder, file });
+            }
+            return shards(path);
+        }
+        if let Some(spec) = &self.spec {
+            let path = &spec.weights[0].path;
+            let file = self.folder.join(path);
+            return if file.is_file() { shards(&file) } else { missing(path) };
+        }
+        for name in ["model.safetensors", "model.safetensors.index.json"] {
+            let path = self.folder.join(name);
+            if path.is_file() {
+                return shards(&path);
+            }
+        }
+        missing("model.safetensors")
+    }
+}
+
+impl std::fmt::Debug for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Network").field("head", &self.head).finish_non_exhaustive()
+    }
+}
+
+/// The files that an `.index.json` lists, or the file itself.
+fn shards(path: &Path) -> Result<Vec<PathBuf>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: std::collections::BTreeMap<String, String>,
+    }
+    if path.extension().is_none_or(|extension| extension != "json") {
+        return Ok(vec![path.to_owned()]);
+    }
+    let index: Index = read_json_if_there(path)?.ok_or_else(|| Error::FileMissing {
+        folder: path.parent().unwrap_or(path).to_owned(),
+        file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+    })?;
+    let names: std::collections::BTreeSet<String> = index.weight_map.into_values().collect();
+    names
+        .into_iter()
+        .map(|name| {
+            let is_plain = Path::new(&name).file_name() == Some(name.as_ref());
+            if is_plain {
+                return Ok(path.with_file_name(name));
+            }
+            let problem = format!("`{name}` is not a file name");
+            Err(Error::UnsupportedConfig { path: path.to_owned(), key: "weight_map".into(), problem })
+        })
+        .collect()
+}
+
+/// Checks that each projection takes what the one before it gives; returns the last one's width.
+fn check_projections(folder: &Path, config: &FolderConfig, hidden_size: usize) -> Result<usize> {
+    let mut width = hidden_size;
+    for projection in &config.projections {
+        if projection.in_features != width {
+            return Err(Error::UnsupportedConfig {
+                path: folder.join("modules.json"),
+                key: "in_features".into(),
+                problem: format!("a Dense module takes {}, but gets {width}", projection.in_features),
+            });
+        }
+        width = projection.out_features;
+    }
+    Ok(width)
+}
+
+fn check_row(spec: &ModelSpec, config_path: &Path, dim: usize) -> Result<()> {
+    if dim == spec.dim {
+        return Ok(());
+    }
+    Err(Error::RegistryMismatch {
+        model: spec.id.clone(),
+        path: config_path.to_owned(),
+        key: "dim",
+        expected: spec.dim.to_string(),
+        found: dim.to_string(),
+    })
+}
+
+fn check_dim(name: &str, requested: Option<usize>, full_dim: usize) -> Result<usize> {
+    match requested {
+        Some(dim) if dim == 0 || dim > full_dim => Err(Error::InvalidOption {
+            model: name.into(),
+            option: "dim",
+            requested: dim.to_string(),
+            problem: format!("the model's embeddings have {full_dim} dimensions"),
+        }),
+        dim => Ok(dim.unwrap_or(full_dim)),
+    }
+}
+
+/// The caller's limit, which must not exceed the positions that exist, or the files', cut to them.
+fn effective_max_length(
+    name: &str,
+    requested: Option<usize>,
+    stated: Option<usize>,
+    positions: Option<usize>,
+) -> Result<usize> {
+    let positions = positions.unwrap_or(usize::MAX);
+    match requested {
+        Some(length) if length > positions => Err(Error::InvalidOption {
+            model: name.into(),
+            option: "max_length",
+            requested: length.to_string(),
+            problem: format!("the model has {positions} positions"),
+        }),
+        Some(length) => Ok(length),
+        None => Ok(stated.unwrap_or(usize::MAX).min(positions)),
+    }
+}
+
+fn check_tokenizer(
+    name: &str,
+    folder: &Path,
+    tokenizer: &TextTokenizer,
+    config: &dyn EncoderConfig,
+) -> Result<()> {
+    if tokenizer.vocab_size() > config.vocab_size() {
+        return Err(Error::UnsupportedConfig {
+            path: folder.join("tokenizer.json"),
+            key: "vocab".into(),
+            problem: format!(
+                "{} tokens, but the encoder knows only {}",
+                tokenizer.vocab_size(),
+                config.vocab_size()
+            ),
+        });
+    }
+    if tokenizer.max_length() <= tokenizer.special_tokens() {
+        return Err(Error::InvalidOption {
+            model: name.into(),
+            option: "max_length",
+            requested: tokenizer.max_length().to_string(),
+            problem: format!("special tokens alone are {}", tokenizer.special_tokens()),
+        });
+    }
+    Ok(())
+}

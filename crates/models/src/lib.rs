@@ -1,0 +1,35 @@
+//! The model zoo of candlewick: what models exist, where their files come from, how they are loaded and run.
+//!
+//! A [`ModelSpec`] is a row of the [`Registry`], which is models.toml. [`source::resolve`] turns it into a
+//! folder of files. [`DenseModel`] loads such a folder, or any other that sentence-transformers would load:
+//! its tokenizer, its encoder (`arch`, one file per architecture) and its head (`head`), with
+//! [`LoadOptions`] overriding what the folder says. Most users want the facade crate `candlewick` instead.
+//!
+//! ```
+//! use candlewick_models::Registry;
+//!
+//! let spec = Registry::built_in().get("all-MiniLM-L6-v2")?;
+//! assert_eq!((spec.dim, spec.max_length), (384, 256));
+//! # Ok::<(), candlewick_models::Error>(())
+//! ```
+
+#![deny(missing_docs)]
+
+mod arch;
+mod dense;
+mod error;
+mod folder;
+mod head;
+mod json;
+mod options;
+mod registry;
+pub mod source;
+mod text;
+
+pub use dense::{DenseModel, Embedding, TextRole};
+pub use error::{Attempt, Error, Result};
+pub use options::LoadOptions;
+pub use registry::{
+    Kind, ModelSpec, Prompts, ReferenceFigures, Registry, SourceSpec, WeightsFile, WeightsFormat,
+};
+pub use text::{WINDOW_BYTES, WINDOW_TEXTS};

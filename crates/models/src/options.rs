@@ -1,0 +1,129 @@
+//! How a model is loaded: plain data, every field of which has a default.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use candlewick_engine::{DeviceChoice, Pooling, ThreadPool};
+
+use crate::registry::Registry;
+use crate::source::{ProgressFn, SourceOptions};
+
+/// How a model is fetched, loaded and run.
+///
+/// ```
+/// use candlewick_models::LoadOptions;
+///
+/// let options = LoadOptions::new().threads(2).dim(128).offline(true);
+/// assert_eq!(options.dim, Some(128));
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LoadOptions {
+    /// Where downloads are kept. Default: the hub's standard cache, `~/.cache/candlewick` for wheels.
+    pub cache_dir: Option<PathBuf>,
+    /// Never touch the network; what is not cached is an error. Default: only if `HF_HUB_OFFLINE` says so.
+    pub offline: bool,
+    /// Called as downloads proceed, from the downloading thread.
+    pub progress: Option<ProgressFn>,
+    /// Where ids are looked up. Default: the registry that is built in.
+    pub registry: Option<Arc<Registry>>,
+    /// Threads of the model's own pool. Default: as many as this process may use.
+    pub threads: Option<usize>,
+    /// A pool to share with other models or with the rest of the program; `threads` is ignored then.
+    pub thread_pool: Option<ThreadPool>,
+    /// Where to compute. Default: the CPU.
+    pub device: DeviceChoice,
+    /// The weights file, for folders that do not call it `model.safetensors`.
+    pub weights: Option<PathBuf>,
+    /// Default: what the registry or the folder says, else the mean.
+    pub pooling: Option<Pooling>,
+    /// Default: what the registry or the folder says, else no.
+    pub normalize: Option<bool>,
+    /// Tokens of a text that are read, special tokens included. Default: the model's own limit.
+    pub max_length: Option<usize>,
+    /// Keep only the first components of embeddings, for models trained so (Matryoshka). Vectors are
+    /// normalised after the cut.
+    pub dim: Option<usize>,
+    /// Tokens that are computed together, about. Default: [`LoadOptions::DEFAULT_BATCH_TOKENS`].
+    pub batch_tokens: Option<usize>,
+    /// Read the weights at the first embedding instead of now. Files are fetched and configuration is
+    /// checked now all the same.
+    pub lazy_load: bool,
+    /// Whether `query_embed` and `passage_embed` put the model's prompts before texts. Default: yes.
+    pub prompts: bool,
+}
+
+impl LoadOptions {
+    /// Activations of this many tokens fit a core's cache for the usual hidden sizes.
+    pub const DEFAULT_BATCH_TOKENS: usize = 512;
+
+    /// The defaults.
+    pub fn new() -> Self {
+        Self {
+            cache_dir: None,
+            offline: false,
+            progress: None,
+            registry: None,
+            threads: None,
+            thread_pool: None,
+            device: DeviceChoice::Cpu,
+            weights: None,
+            pooling: None,
+            normalize: None,
+            max_length: None,
+            dim: None,
+            batch_tokens: None,
+            lazy_load: false,
+            prompts: true,
+        }
+    }
+
+    /// The part that concerns fetching.
+    pub fn source_options(&self) -> SourceOptions {
+        let mut options = SourceOptions::default();
+        options.cache_dir = self.cache_dir.clone();
+        options.offline = self.offline;
+        options.progress = self.progress.clone();
+        options
+    }
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// One chainable setter per field.
+macro_rules! setters {
+    ($($field:ident: $type:ty => $value:expr;)*) => {
+        impl LoadOptions {
+            $(
+                #[doc = concat!("Sets [`", stringify!($field), "`](LoadOptions::", stringify!($field), ").")]
+                #[must_use]
+                pub fn $field(mut self, $field: $type) -> Self {
+                    self.$field = $value;
+                    self
+                }
+            )*
+        }
+    };
+}
+
+setters! {
+    cache_dir: impl Into<PathBuf> => Some(cache_dir.into());
+    offline: bool => offline;
+    progress: ProgressFn => Some(progress);
+    registry: Arc<Registry> => Some(registry);
+    threads: usize => Some(threads);
+    thread_pool: ThreadPool => Some(thread_pool);
+    device: DeviceChoice => device;
+    weights: impl Into<PathBuf> => Some(weights.into());
+    pooling: Pooling => Some(pooling);
+    normalize: bool => Some(normalize);
+    max_length: usize => Some(max_length);
+    dim: usize => Some(dim);
+    batch_tokens: usize => Some(batch_tokens);
+    lazy_load: bool => lazy_load;
+    prompts: bool => prompts;
+}

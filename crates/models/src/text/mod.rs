@@ -1,0 +1,8 @@
+//! From texts to packed batches and back to one result per text.
+
+mod pipeline;
+mod tokenizer;
+
+pub(crate) use pipeline::Pipeline;
+pub use pipeline::{WINDOW_BYTES, WINDOW_TEXTS};
+pub(crate) use tokenizer::TextTokenizer;

@@ -1,0 +1,161 @@
+//! Texts in, one result per text out, in input order.
+//!
+//! Texts are taken in windows, which bound the memory for tokens and for results that wait their turn. Within
+//! a window all texts are tokenized, planned into batches, and run; a window's batches go to the threads
+//! longest first, so that they finish close together.
+
+use std::ops::Range;
+
+use candle_core::Tensor;
+use candlewick_engine::{Batch, TextEncoder, ThreadPool, plan};
+
+use super::TextTokenizer;
+use super::tokenizer::Encoding;
+use crate::{Error, Result};
+
+/// Texts of one window at most.
+pub const WINDOW_TEXTS: usize = 2048;
+
+/// Bytes of one window's texts, about: a window ends with the text that reaches it.
+pub const WINDOW_BYTES: usize = 4 << 20;
+
+/// Texts that one thread tokenizes at a time.
+const TOKENIZE_TEXTS: usize = 16;
+
+/// Below this many tokens a batch is not split to employ another thread.
+const MIN_SPLIT_TOKENS: usize = 64;
+
+/// What is needed to run texts through an encoder.
+#[derive(Debug)]
+pub(crate) struct Pipeline<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) tokenizer: &'a TextTokenizer,
+    pub(crate) pool: &'a ThreadPool,
+    pub(crate) batch_tokens: usize,
+}
+
+impl Pipeline<'_> {
+    /// Runs `texts`, each with `prompt` before it, through `encoder` and `head`. The head gets hidden states
+    /// `[total_tokens, hidden_size]` and returns one result per sequence, or `None` where one is not finite.
+    pub(crate) fn run<S, R, H>(
+        &self,
+        texts: &[S],
+        prompt: &str,
+        encoder: &dyn TextEncoder,
+        head: H,
+    ) -> Result<Vec<R>>
+    where
+        S: AsRef<str> + Sync,
+        R: Send,
+        H: Fn(&Tensor, &Batch) -> candlewick_engine::Result<Vec<Option<R>>> + Sync,
+    {
+        let mut results = Vec::with_capacity(texts.len());
+        for window in windows(texts) {
+            let encodings = self.tokenize(&texts[window.clone()], window.start, prompt)?;
+            let lengths: Vec<usize> = encodings.iter().map(|encoding| encoding.token_ids.len()).collect();
+            let batches = plan(&lengths, self.budget(&lengths));
+            let outputs = self.pool.try_map(&batches, |indices| {
+                let sequences = indices.iter().map(|&index| {
+                    let encoding = &encodings[index];
+                    (encoding.token_ids.as_slice(), encoding.type_ids.as_deref())
+                });
+                let run = || head_of(encoder, &head, &Batch::pack(sequences)?);
+                run().map_err(|source| Error::Engine { model: self.name.into(), source })
+            })?;
+            let mut in_order: Vec<Option<R>> = encodings.iter().map(|_| None).collect();
+            for (index, result) in batches.iter().flatten().zip(outputs.into_iter().flatten()) {
+                in_order[*index] = result;
+            }
+            for (index, result) in window.zip(in_order) {
+                results.push(result.ok_or_else(|| Error::NonFinite { model: self.name.into(), index })?);
+            }
+        }
+        Ok(results)
+    }
+
+    /// Number of tokens of all `texts` together, after truncation, special tokens included.
+    pub(crate) fn count_tokens<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<usize> {
+        let mut count = 0;
+        for window in windows(texts) {
+            let encodings = self.tokenize(&texts[window.clone()], window.start, "")?;
+            count += encodings.iter().map(|encoding| encoding.token_ids.len()).sum::<usize>();
+        }
+        Ok(count)
+    }
+
+    pub(crate) fn tokenize<S: AsRef<str> + Sync>(
+        &self,
+        texts: &[S],
+        first_index: usize,
+        prompt: &str,
+    ) -> Result<Vec<Encoding>> {
+        let chunks: Vec<(usize, &[S])> = texts.chunks(TOKENIZE_TEXTS).enumerate().collect();
+        let encodings = self.pool.try_map(&chunks, |(chunk, texts)| {
+            let first_index = first_index + chunk * TOKENIZE_TEXTS;
+            let encode = |(offset, text): (usize, &S)| {
+                let (index, text) = (first_index + offset, text.as_ref());
+                if prompt.is_empty() {
+                    self.tokenizer.encode(index, text)
+                } else {
+                    self.tokenizer.encode(index, &format!("{prompt}{text}"))
+                }
+            };
+            texts.iter().enumerate().map(encode).collect::<Result<Vec<_>>>()
+        })?;
+        Ok(encodings.into_iter().flatten().collect())
+    }
+
+    /// The token budget of a batch: smaller than usual where that gives every thread something to do.
+    fn budget(&self, lengths: &[usize]) -> usize {
+        let share = lengths.iter().sum::<usize>().div_ceil(self.pool.threads());
+        self.batch_tokens.min(share.max(MIN_SPLIT_TOKENS))
+    }
+}
+
+fn head_of<R, H>(
+    encoder: &dyn TextEncoder,
+    head: &H,
+    batch: &Batch,
+) -> candlewick_engine::Result<Vec<Option<R>>>
+where
+    H: Fn(&Tensor, &Batch) -> candlewick_engine::Result<Vec<Option<R>>>,
+{
+    head(&encoder.forward(batch)?, batch)
+}
+
+/// Cuts texts into consecutive windows.
+fn windows<S: AsRef<str>>(texts: &[S]) -> impl Iterator<Item = Range<usize>> + '_ {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        if start == texts.len() {
+            return None;
+        }
+        let mut bytes = 0;
+        let mut end = start;
+        while end < texts.len() && end - start < WINDOW_TEXTS && bytes < WINDOW_BYTES {
+            bytes += texts[end].as_ref().len();
+            end += 1;
+        }
+        let window = start..end;
+        start = end;
+        Some(window)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_are_bounded_by_count_and_by_bytes() {
+        let short = vec!["x"; 2 * WINDOW_TEXTS + 1];
+        let cut: Vec<_> = windows(&short).collect();
+        assert_eq!(
+            cut,
+            [0..WINDOW_TEXTS, WINDOW_TEXTS..2 * WINDOW_TEXTS, 2 * WINDOW_TEXTS..2 * WINDOW_TEXTS + 1]
+        );
+        let long = vec!["x".repeat(WINDOW_BYTES / 2); 5];
+        assert_eq!(windows(&long).collect::<Vec<_>>(), [0..2, 2..4, 4..5]);
+        assert_eq!(windows::<&str>(&[]).count(), 0);
+    }
+}

@@ -1,0 +1,75 @@
+//! tokenizer.json to token ids.
+//!
+//! The vocabulary and the rules are the tokenizers crate's. Truncation is set here from the model's limit, and
+//! padding is switched off: files often carry a fixed padding of their own, made for one use and wrong for
+//! any other.
+
+use std::path::Path;
+
+use tokenizers::normalizers::{Lowercase, Sequence};
+use tokenizers::{NormalizerWrapper, PostProcessor, Tokenizer, TruncationDirection, TruncationParams};
+
+use crate::folder::FolderConfig;
+use crate::{Error, Result};
+
+/// A tokenizer with its model's length limit.
+#[derive(Debug)]
+pub(crate) struct TextTokenizer {
+    tokenizer: Tokenizer,
+    max_length: usize,
+}
+
+/// The tokens of one text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Encoding {
+    pub(crate) token_ids: Vec<u32>,
+    /// `None` stands for all zero.
+    pub(crate) type_ids: Option<Vec<u32>>,
+}
+
+impl TextTokenizer {
+    /// Loads tokenizer.json from a model's folder.
+    pub(crate) fn load(folder: &Path, config: &FolderConfig, max_length: usize) -> Result<Self> {
+        let path = folder.join("tokenizer.json");
+        if !path.is_file() {
+            return Err(Error::FileMissing { folder: folder.to_owned(), file: "tokenizer.json".into() });
+        }
+        let load_error = |source| Error::LoadTokenizer { path: path.clone(), source };
+        let mut tokenizer = Tokenizer::from_file(&path).map_err(load_error)?;
+        if config.lowercase {
+            let own = tokenizer.get_normalizer().cloned();
+            let steps = [NormalizerWrapper::from(Lowercase)].into_iter().chain(own).collect();
+            tokenizer.with_normalizer(Some(Sequence::new(steps))).map_err(load_error)?;
+        }
+        let direction =
+            if config.truncate_left { TruncationDirection::Left } else { TruncationDirection::Right };
+        let truncation = TruncationParams { max_length, direction, ..TruncationParams::default() };
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(Some(truncation)).map_err(load_error)?;
+        Ok(Self { tokenizer, max_length })
+    }
+
+    /// Tokens of a text that are read, special tokens included.
+    pub(crate) fn max_length(&self) -> usize {
+        self.max_length
+    }
+
+    /// How many special tokens every text gets.
+    pub(crate) fn special_tokens(&self) -> usize {
+        self.tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false))
+    }
+
+    /// Entries of the vocabulary, added tokens included.
+    pub(crate) fn vocab_size(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
+    }
+
+    /// Tokenizes one text; `index` names it in errors.
+    pub(crate) fn encode(&self, index: usize, text: &str) -> Result<Encoding> {
+        let encoding =
+            self.tokenizer.encode_fast(text, true).map_err(|source| Error::Tokenize { index, source })?;
+        let type_ids = encoding.get_type_ids();
+        let type_ids = type_ids.iter().any(|&id| id != 0).then(|| type_ids.to_vec());
+        Ok(Encoding { token_ids: encoding.get_ids().to_vec(), type_ids })
+    }
+}

@@ -1,0 +1,6 @@
+//! stub
+#[derive(Debug, clap::Args)]
+pub struct Options {}
+pub fn main(_: &Options) -> anyhow::Result<()> {
+    Ok(())
+}

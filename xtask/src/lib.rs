@@ -1,0 +1,15 @@
+//! The project's own tools, as a library so that tests can call what `cargo xtask` prints.
+
+pub mod check;
+pub mod compare;
+pub mod fixtures;
+pub mod python;
+pub mod verify;
+
+use std::path::{Path, PathBuf};
+
+/// The folder that holds the workspace.
+pub fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().expect("xtask lies in the workspace").to_owned()
+}

@@ -1,0 +1,33 @@
+//! `cargo xtask`: one subcommand per chore, each in a file of its own.
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// The project's chores.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Compare every fixture and model with the outputs of its original implementation.
+    Verify(xtask::verify::Options),
+    /// Make the fixtures anew with the original implementations in Python.
+    Fixtures(xtask::fixtures::Options),
+    /// Measure speed, memory and agreement against fastembed, side by side.
+    Compare(xtask::compare::Options),
+    /// Format, lint, document: what CI checks beside the tests.
+    Check,
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().chore {
+        Chore::Verify(options) => xtask::verify::main(&options),
+        Chore::Fixtures(options) => xtask::fixtures::main(&options),
+        Chore::Compare(options) => xtask::compare::main(&options),
+        Chore::Check => xtask::check::main(),
+    }
+}
