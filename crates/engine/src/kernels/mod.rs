@@ -5,6 +5,7 @@
 //! written so that the compiler vectorises them, and compiled once per instruction set by [`simd!`]; they
 //! use no fused multiply-add, so the bits do not depend on which of these runs.
 
+mod activation;
 mod attention;
 mod gelu;
 mod gemm;
@@ -13,6 +14,7 @@ mod linear;
 mod math;
 mod pooling;
 
+pub use activation::Activation;
 pub use attention::{AttentionShape, attention, attention_reference};
 pub use gelu::{gelu_erf, gelu_erf_reference, gelu_tanh, gelu_tanh_reference};
 pub use layer_norm::{LayerNormOp, layer_norm_reference};

@@ -111,10 +111,20 @@ impl Linear {
             Parameters::Packed(packed) => Ok(x.apply_op1_no_bwd(packed)?),
             Parameters::Tensors { weight, bias, activation } => {
                 let y = x.matmul(weight)?.broadcast_add(bias)?;
-                activation.map_or(Ok(y.clone()), |activation| activation.forward(&y))
+                composed_activation(&y, *activation)
             }
         }
     }
+}
+
+fn composed_activation(x: &Tensor, activation: Option<Activation>) -> Result<Tensor> {
+    Ok(match activation {
+        None => x.clone(),
+        Some(Activation::GeluErf) => x.gelu_erf()?,
+        Some(Activation::GeluTanh) => x.gelu()?,
+        Some(Activation::Relu) => x.relu()?,
+        Some(Activation::Tanh) => x.tanh()?,
+    })
 }
 
 impl std::fmt::Debug for Linear {

@@ -5,14 +5,13 @@
 //! other device the same computation composed of Candle's operations, which the tests also run on CPU and
 //! compare.
 
-mod activation;
 mod attention;
 mod embedding;
 mod linear;
 mod mlp;
 mod norm;
 
-pub use activation::Activation;
+pub use crate::kernels::Activation;
 pub use attention::SelfAttention;
 pub use embedding::Embeddings;
 pub use linear::{Linear, LinearConfig};

@@ -2,8 +2,7 @@
 
 use std::str::FromStr;
 
-use candle_core::Tensor;
-
+use super::{gelu_erf, gelu_tanh};
 use crate::{Error, Result};
 
 /// An elementwise function after a linear layer.
@@ -21,14 +20,17 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// Composed of Candle's operations, for devices without kernels.
-    pub(super) fn forward(self, x: &Tensor) -> Result<Tensor> {
-        Ok(match self {
-            Activation::GeluErf => x.gelu_erf(),
-            Activation::GeluTanh => x.gelu(),
-            Activation::Relu => x.relu(),
-            Activation::Tanh => x.tanh(),
-        }?)
+    /// Applies the function to every element.
+    pub fn apply(self, values: &mut [f32]) {
+        match self {
+            Activation::GeluErf => gelu_erf(values),
+            Activation::GeluTanh => gelu_tanh(values),
+            // Not `max`, which would hide NaN.
+            Activation::Relu => {
+                values.iter_mut().filter(|value| **value < 0.0).for_each(|value| *value = 0.0);
+            }
+            Activation::Tanh => values.iter_mut().for_each(|value| *value = value.tanh()),
+        }
     }
 }
 

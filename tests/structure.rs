@@ -1,0 +1,86 @@
+//! The house rules that a compiler does not check: which crate may see which, and what a file opens with.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Packages that each package may depend on, of those in this workspace.
+const MAY_SEE: [(&str, &[&str]); 4] = [
+    ("engine", &[]),
+    ("models", &["candlewick-engine"]),
+    ("candlewick", &["candlewick-engine", "candlewick-models"]),
+    ("cli", &["candlewick"]),
+];
+
+/// Modules of the engine that must not name another: (module, what it must not import).
+const MUST_NOT_IMPORT: [(&str, &[&str]); 4] = [
+    ("kernels", &["crate::graph", "crate::nn", "crate::onnx", "crate::weights"]),
+    ("nn", &["crate::graph", "crate::onnx"]),
+    ("batch", &["crate::nn", "crate::kernels", "candle_core"]),
+    ("weights", &["crate::nn", "crate::kernels", "candle_core"]),
+];
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+#[test]
+fn dependencies_point_down() {
+    for (folder, allowed) in MAY_SEE {
+        let manifest = xtask::root().join("crates").join(folder).join("Cargo.toml");
+        let text = fs::read_to_string(&manifest).unwrap();
+        let dependencies = text.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
+        let ours: Vec<&str> = dependencies
+            .lines()
+            .filter_map(|line| line.split(['.', ' ', '=']).next())
+            .filter(|name| name.starts_with("candlewick"))
+            .collect();
+        assert!(!dependencies.trim().is_empty() && (folder == "engine" || !ours.is_empty()), "{text}");
+        for name in ours {
+            assert!(allowed.contains(&name), "{folder} must not depend on {name}");
+        }
+    }
+}
+
+#[test]
+fn engine_modules_keep_their_direction() {
+    let engine = xtask::root().join("crates/engine/src");
+    for (module, forbidden) in MUST_NOT_IMPORT {
+        let files = rust_files(&engine.join(module));
+        assert!(!files.is_empty(), "{module}");
+        for file in files {
+            let text = fs::read_to_string(&file).unwrap();
+            for import in forbidden {
+                assert!(!text.contains(import), "{} imports {import}", file.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_engine_knows_neither_models_nor_the_network() {
+    for file in rust_files(&xtask::root().join("crates/engine/src")) {
+        let text = fs::read_to_string(&file).unwrap().to_lowercase();
+        for word in ["minilm", "bge-", "hf_hub", "std::net", "reqwest", "ureq"] {
+            assert!(!text.contains(word), "{} contains {word}", file.display());
+        }
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    for folder in ["crates", "xtask/src", "tests", "benches"] {
+        for file in rust_files(&xtask::root().join(folder)) {
+            let text = fs::read_to_string(&file).unwrap();
+            assert!(text.starts_with("//! "), "{} has no module docs", file.display());
+        }
+    }
+}
