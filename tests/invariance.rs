@@ -1,6 +1,8 @@
 //! A text's embedding depends on the text alone: not on its batch mates, their order, the token budget or the
 //! number of threads.
 
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
 use std::sync::LazyLock;
 
 use candlewick::{Embedding, LoadOptions, TextEmbedding};

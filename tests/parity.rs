@@ -33,7 +33,8 @@ fn published_figures_are_met() {
     let spec = &TextEmbedding::supported_models()[0];
     let figures = spec.reference.as_ref().unwrap();
     let found = model.embed(&[&figures.text]).unwrap();
-    let found = agreement(&[found[0][..figures.values.len()].to_vec()], &[figures.values.clone()]);
+    let found =
+        agreement(&[found[0][..figures.values.len()].to_vec()], std::slice::from_ref(&figures.values));
     assert!(found.max_abs <= f64::from(figures.tolerance), "{found:?}");
 }
 

@@ -1,5 +1,7 @@
 //! The house rules that a compiler does not check: which crate may see which, and what a file opens with.
 
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

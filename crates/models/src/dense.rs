@@ -81,7 +81,7 @@ impl DenseModel {
 
     fn open(folder: &Path, spec: Option<ModelSpec>, options: LoadOptions) -> Result<Self> {
         let name = spec.as_ref().map_or_else(|| folder.display().to_string(), |spec| spec.id.clone());
-        let engine_error = |source| Error::Engine { model: name.clone(), source };
+        let engine_error = |source| engine_error(&name, source);
         let folder_config = FolderConfig::read(folder)?;
         let config_path = folder.join("config.json");
         let config = arch::read_config(&config_path)?;
@@ -171,7 +171,7 @@ impl DenseModel {
         candlewick_engine::Batch::pack(
             encodings.iter().map(|e| (e.token_ids.as_slice(), e.type_ids.as_deref())),
         )
-        .map_err(|source| Error::Engine { model: self.name.clone(), source })
+        .map_err(|source| engine_error(&self.name, source))
     }
 
     /// The encoder, for those who want hidden states. Reads the weights if they have not been yet.
@@ -216,7 +216,7 @@ impl DenseModel {
     }
 
     fn read_network(&self, weights: &[PathBuf]) -> Result<Network> {
-        let engine_error = |source| Error::Engine { model: self.name.clone(), source };
+        let engine_error = |source| engine_error(&self.name, source);
         let weights = Weights::open(weights).map_err(engine_error)?;
         let encoder = self.config.load(&weights, &self.device).map_err(engine_error)?;
         let projections = DenseHead::load_projections(&self.folder_config.projections, &self.device);
@@ -265,6 +265,10 @@ impl std::fmt::Debug for Network {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Network").field("head", &self.head).finish_non_exhaustive()
     }
+}
+
+fn engine_error(model: &str, source: candlewick_engine::Error) -> Error {
+    Error::Engine { model: model.to_owned(), source: Box::new(source) }
 }
 
 /// The files that an `.index.json` lists, or the file itself.

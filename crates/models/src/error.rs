@@ -124,7 +124,7 @@ pub enum Error {
         /// The model's id or folder.
         model: String,
         /// The engine's reason.
-        source: candlewick_engine::Error,
+        source: Box<candlewick_engine::Error>,
     },
     /// An embedding came out as NaN or infinite, so it is withheld.
     #[error("model `{model}`: the embedding of text {index} is not finite")]

@@ -80,11 +80,12 @@ impl LoadOptions {
 
     /// The part that concerns fetching.
     pub fn source_options(&self) -> SourceOptions {
-        let mut options = SourceOptions::default();
-        options.cache_dir = self.cache_dir.clone();
-        options.offline = self.offline;
-        options.progress = self.progress.clone();
-        options
+        SourceOptions {
+            cache_dir: self.cache_dir.clone(),
+            offline: self.offline,
+            progress: self.progress.clone(),
+            ..SourceOptions::default()
+        }
     }
 }
 

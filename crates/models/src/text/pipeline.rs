@@ -60,7 +60,7 @@ impl Pipeline<'_> {
                     (encoding.token_ids.as_slice(), encoding.type_ids.as_deref())
                 });
                 let run = || head_of(encoder, &head, &Batch::pack(sequences)?);
-                run().map_err(|source| Error::Engine { model: self.name.into(), source })
+                run().map_err(|source| Error::Engine { model: self.name.into(), source: Box::new(source) })
             })?;
             let mut in_order: Vec<Option<R>> = encodings.iter().map(|_| None).collect();
             for (index, result) in batches.iter().flatten().zip(outputs.into_iter().flatten()) {

@@ -22,8 +22,9 @@ use crate::{Error, Result};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// The variables that name one, in upper or lower case.
 const PROXIES: [&str; 3] = ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"];
-/// The hub needs one.
+/// Within the hub, for one file; it uses one.
 const MAX_LOCAL_REDIRECTS: usize = 5;
 const MAX_REDIRECTS: u32 = 10;
 
@@ -72,16 +73,16 @@ impl Client {
             reason: error.to_string(),
             source: Some(Box::new(error)),
         })?;
-        let seconds =
-            |name| env.text(name)?.parse().ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
+        let is_set = |name: &str| env.var(name).is_some();
+        // More than a day is as good as forever, and could not be added to every time.
+        let seconds = |name| env.text(name)?.parse().ok().filter(|seconds| (1..=86_400).contains(seconds));
+        let timeout = |name, default| seconds(name).map_or(default, Duration::from_secs);
         Ok(Client {
             api,
             repo: repo.to_owned(),
-            has_proxy: PROXIES
-                .iter()
-                .any(|name| env.var(name).is_some() || env.var(&name.to_lowercase()).is_some()),
-            answer_timeout: seconds("HF_HUB_ETAG_TIMEOUT").unwrap_or(ANSWER_TIMEOUT),
-            stall_timeout: seconds("HF_HUB_DOWNLOAD_TIMEOUT").unwrap_or(STALL_TIMEOUT),
+            has_proxy: PROXIES.iter().any(|name| is_set(name) || is_set(&name.to_lowercase())),
+            answer_timeout: timeout("HF_HUB_ETAG_TIMEOUT", ANSWER_TIMEOUT),
+            stall_timeout: timeout("HF_HUB_DOWNLOAD_TIMEOUT", STALL_TIMEOUT),
         })
     }
 
@@ -231,14 +232,9 @@ fn local_redirect(url: &str, response: &Response<ureq::Body>) -> Option<String> 
     }
     let path = header(response, "location")?;
     let uri: Uri = url.parse().ok()?;
+    let (scheme, host) = (uri.scheme_str()?, uri.authority()?);
     let is_local = path.starts_with('/') && !path.starts_with("//");
-    is_local.then(|| {
-        format!(
-            "{}://{}{path}",
-            uri.scheme_str().unwrap_or("https"),
-            uri.authority().map_or("", |a| a.as_str())
-        )
-    })
+    is_local.then(|| format!("{scheme}://{host}{path}"))
 }
 
 fn read_description(url: &str, response: &Response<ureq::Body>) -> Result<Option<Description>> {
