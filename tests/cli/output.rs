@@ -125,6 +125,31 @@ fn full_disk_leaves_no_new_file() {
 }
 
 #[test]
+#[cfg(unix)]
+fn old_file_survives_a_signal() {
+    use std::io::Write;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Stdio;
+
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("out.jsonl"), "old").unwrap();
+    for (name, number) in [("INT", 2), ("TERM", 15)] {
+        let mut command = embed("bert-mean", &["-o", "out.jsonl"]);
+        command.current_dir(&folder).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        // More than the pipe and both windows hold: once it is written, the command is at work.
+        stdin.write_all(&b"hello\n".repeat(50_000)).unwrap();
+        assert_eq!(names(folder.path()).len(), 2);
+        let kill = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
+        assert!(kill.unwrap().success());
+        assert_eq!(child.wait().unwrap().signal(), Some(number));
+        assert_eq!(names(folder.path()), ["out.jsonl"]);
+        assert_eq!(std::fs::read_to_string(folder.path().join("out.jsonl")).unwrap(), "old");
+    }
+}
+
+#[test]
 #[cfg(target_os = "linux")]
 fn full_device() {
     for format in ["jsonl", "npy"] {

@@ -87,7 +87,7 @@ impl DenseModel {
         let config = arch::read_config(&config_path)?;
         let full_dim = check_projections(folder, &folder_config, config.hidden_size())?;
         if let Some(spec) = &spec {
-            check_row(spec, &config_path, full_dim)?;
+            check_row(spec, &config_path, config.architecture(), full_dim)?;
         }
         let dim = check_dim(&name, options.dim, full_dim)?;
         let stated = folder_config.max_length.or(spec.as_ref().map(|spec| spec.max_length));
@@ -314,17 +314,18 @@ fn check_projections(folder: &Path, config: &FolderConfig, hidden_size: usize) -
     Ok(width)
 }
 
-fn check_row(spec: &ModelSpec, config_path: &Path, dim: usize) -> Result<()> {
-    if dim == spec.dim {
-        return Ok(());
+fn check_row(spec: &ModelSpec, config_path: &Path, architecture: &str, dim: usize) -> Result<()> {
+    let facts = [
+        ("architecture", spec.architecture.clone(), architecture.to_owned()),
+        ("dim", spec.dim.to_string(), dim.to_string()),
+    ];
+    for (key, expected, found) in facts {
+        if expected != found {
+            let (model, path) = (spec.id.clone(), config_path.to_owned());
+            return Err(Error::RegistryMismatch { model, path, key, expected, found });
+        }
     }
-    Err(Error::RegistryMismatch {
-        model: spec.id.clone(),
-        path: config_path.to_owned(),
-        key: "dim",
-        expected: spec.dim.to_string(),
-        found: dim.to_string(),
-    })
+    Ok(())
 }
 
 fn check_dim(name: &str, requested: Option<usize>, full_dim: usize) -> Result<usize> {

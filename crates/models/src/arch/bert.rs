@@ -61,6 +61,10 @@ impl Config {
 }
 
 impl EncoderConfig for Config {
+    fn architecture(&self) -> &'static str {
+        "bert"
+    }
+
     fn hidden_size(&self) -> usize {
         self.hidden_size
     }

@@ -16,6 +16,9 @@ use crate::{Error, Result};
 
 /// A text encoder as its config.json describes it.
 pub(crate) trait EncoderConfig: Send + Sync + std::fmt::Debug {
+    /// The architecture's name: `model_type` in config.json, `architecture` in the registry.
+    fn architecture(&self) -> &'static str;
+
     /// Length of one hidden state.
     fn hidden_size(&self) -> usize;
 
