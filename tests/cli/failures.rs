@@ -57,6 +57,8 @@ fn options_that_the_model_refuses() {
     refused.fails(2, &["bert-mean", "dim 33", "32 dimensions"]);
     let refused = run(&mut embed("bert-mean", &["--max-length", "100000", "a"]));
     refused.fails(2, &["bert-mean", "max_length 100000"]);
+    #[cfg(not(feature = "metal"))]
+    run(&mut embed("bert-mean", &["--device", "metal", "a"])).fails(2, &["`metal`", "cargo feature `metal`"]);
 }
 
 #[test]

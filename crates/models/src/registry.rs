@@ -8,7 +8,7 @@ use std::path::{Component, Path};
 use std::sync::OnceLock;
 
 use candlewick_engine::Pooling;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
@@ -21,8 +21,8 @@ pub struct Registry {
     models: Vec<ModelSpec>,
 }
 
-/// One row of the registry.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+/// One row of the registry; serialised, it has the names of models.toml.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ModelSpec {
@@ -40,7 +40,7 @@ pub struct ModelSpec {
     /// Tokens of a text that are read, special tokens included; what is beyond is cut off.
     pub max_length: usize,
     /// How token states become one vector.
-    #[serde(deserialize_with = "pooling")]
+    #[serde(deserialize_with = "pooling", serialize_with = "pooling_name")]
     pub pooling: Pooling,
     /// Whether embeddings are scaled to unit length.
     pub normalize: bool,
@@ -67,7 +67,7 @@ pub struct ModelSpec {
 }
 
 /// What a model produces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Kind {
@@ -76,7 +76,7 @@ pub enum Kind {
 }
 
 /// The file formats that weights come in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum WeightsFormat {
@@ -85,7 +85,7 @@ pub enum WeightsFormat {
 }
 
 /// A file of weights.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct WeightsFile {
@@ -98,7 +98,7 @@ pub struct WeightsFile {
 }
 
 /// Texts put before queries and passages. Empty for models that were trained without.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct Prompts {
@@ -109,7 +109,7 @@ pub struct Prompts {
 }
 
 /// A place that files can be fetched from.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, tag = "type")]
 #[non_exhaustive]
 pub enum SourceSpec {
@@ -137,7 +137,7 @@ pub enum SourceSpec {
 }
 
 /// Published figures: the first components of one text's embedding.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ReferenceFigures {
@@ -298,6 +298,10 @@ fn main_branch() -> String {
 
 fn pooling<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Pooling, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+fn pooling_name<S: serde::Serializer>(pooling: &Pooling, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(pooling)
 }
 
 /// Levenshtein's distance between two names, in characters.

