@@ -86,3 +86,28 @@ fn every_file_says_what_it_is() {
         }
     }
 }
+
+#[test]
+fn the_readme_lists_every_model_with_its_facts() {
+    let readme = fs::read_to_string(xtask::root().join("README.md")).unwrap();
+    for spec in candlewick::TextEmbedding::supported_models() {
+        let row = format!("| `{}` | {} | {} | {}", spec.id, spec.dim, spec.max_length, spec.pooling);
+        let line = readme.lines().find(|line| line.starts_with(&row));
+        let line = line.unwrap_or_else(|| panic!("the README lacks {row}"));
+        assert_eq!(line.contains("unit length"), spec.normalize, "{line}");
+        assert!(line.ends_with(&format!("| {} |", spec.licence)), "{line}");
+    }
+    let rows = readme.lines().filter(|line| line.starts_with("| `") && line.contains('/')).count();
+    assert_eq!(rows, candlewick::TextEmbedding::supported_models().len(), "no row too many");
+}
+
+#[test]
+fn the_readme_begins_with_the_main_job_and_the_tests() {
+    let readme = fs::read_to_string(xtask::root().join("README.md")).unwrap();
+    let blocks = readme.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let commands: Vec<&str> = blocks.flat_map(str::lines).collect();
+    assert!(commands[0].starts_with("cargo run --release -- embed "), "{}", commands[0]);
+    assert_eq!(commands[1], "cargo test --workspace");
+    let ci = fs::read_to_string(xtask::root().join(".ci/run")).unwrap();
+    assert!(ci.contains(commands[1]), "CI runs the README's test command");
+}

@@ -40,3 +40,8 @@ pub fn pull(id: &str, options: &LoadOptions) -> Result<PathBuf> {
     let registry = options.registry.as_deref().unwrap_or(Registry::built_in());
     candlewick_models::source::resolve(registry.get(id)?, &options.source_options())
 }
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
