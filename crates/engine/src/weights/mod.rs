@@ -138,9 +138,32 @@ impl Weights {
             let value = values[index];
             return Err(Error::NonFiniteTensor { path: path(), tensor: tensor(), index, value });
         }
+        file.release(&info.bytes);
         // A panic while the set is locked leaves it whole: insertion is its only use.
         self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(tensor());
         Ok(values)
+    }
+}
+
+impl MappedFile {
+    /// Gives the memory of bytes that were read back to the system, so that a checkpoint is not resident
+    /// twice, in the page cache's map and as tensors. Reading them again would fetch them again.
+    fn release(&self, bytes: &Range<usize>) {
+        #[cfg(unix)]
+        {
+            // Whole pages only: the others hold bytes of a neighbour that may not have been read.
+            const PAGE: usize = 4096;
+            let (start, end) = (bytes.start.next_multiple_of(PAGE), bytes.end / PAGE * PAGE);
+            if start < end {
+                // SAFETY: the map is private, read-only and of a file, so dropped pages come back with the
+                // same contents. That it fails costs memory, nothing else.
+                let _ = unsafe {
+                    self.bytes.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start)
+                };
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = bytes;
     }
 }
 

@@ -114,3 +114,18 @@ fn broken_files_are_refused_whatever_is_broken() {
     check_error(Weights::open([folder.path().join("gone")]), &folder.path().join("gone"), "could not read");
     check_error(Weights::open([folder.path()]), folder.path(), "could not read");
 }
+
+#[test]
+fn a_tensor_can_be_read_again_after_its_pages_were_released() {
+    let folder = TempDir::new().unwrap();
+    let values: Vec<f32> = (0..20_000).map(|value| value as f32).collect();
+    let tensors = [
+        ("a", Dtype::F32, [20_000].as_slice(), f32_bytes(&values)),
+        ("b", Dtype::F32, &[20_000], f32_bytes(&values)),
+    ];
+    let path = write(&folder, "a.safetensors", &checkpoint(&tensors));
+    let weights = Weights::open([&path]).unwrap();
+    for name in ["a", "a", "b", "a"] {
+        assert_eq!(weights.root().read_f32(name, &[20_000]).unwrap(), values);
+    }
+}
