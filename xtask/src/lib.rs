@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod compare;
+pub mod corpus;
 pub mod fixtures;
 pub mod python;
 pub mod verify;

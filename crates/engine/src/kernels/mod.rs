@@ -2,7 +2,7 @@
 //!
 //! Each file holds one operation: the kernel, and beside it a `reference` in plain scalar Rust that says what
 //! it computes and that its tests compare with. Kernels run on the calling thread. Elementwise loops are
-//! written so that the compiler vectorises them, and compiled once per instruction set by [`simd!`]; they
+//! written so that the compiler vectorises them, and compiled once per instruction set by the macro `simd`; they
 //! use no fused multiply-add, so the bits do not depend on which of these runs.
 
 mod activation;
