@@ -202,6 +202,17 @@ mod tests {
     }
 
     #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        for row_len in [1, 15, 16, 17, 100] {
+            let mut found = values(7 * row_len, 5);
+            let mut expected = found.clone();
+            softmax_rows(&mut found, row_len, 0.3);
+            softmax_loop(&mut expected, row_len, 0.3);
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
     fn large_scores_do_not_overflow() {
         let shape = AttentionShape { num_heads: 1, head_dim: 1, scale: 1.0 };
         // Scores of 1e8 and -1e8: the softmax is one-hot.

@@ -69,6 +69,19 @@ mod tests {
     }
 
     #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        type Kernel = fn(&mut [f32]);
+        let pairs: [(Kernel, Kernel); 2] = [(gelu_erf, erf_loop), (gelu_tanh, tanh_loop)];
+        for (dispatched, baseline) in pairs {
+            let mut found: Vec<f32> = floats(10_007).filter(|x| x.is_finite()).collect();
+            let mut expected = found.clone();
+            dispatched(&mut found);
+            baseline(&mut expected);
+            assert!(found.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()));
+        }
+    }
+
+    #[test]
     fn nan_is_not_hidden() {
         let mut values = [f32::NAN; 3];
         gelu_erf(&mut values);

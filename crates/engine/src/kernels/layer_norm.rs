@@ -143,6 +143,20 @@ mod tests {
     }
 
     #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        for hidden_size in [1, 15, 16, 17, 100] {
+            let wave = |step: f32| (0..hidden_size).map(|i| (i as f32 * step).sin()).collect::<Vec<f32>>();
+            let (weight, bias) = (wave(0.3), wave(0.7));
+            let op = LayerNormOp { weight: &weight, bias: &bias, eps: 1e-5 };
+            let (mut found, residual) = (wave(1.1).repeat(3), wave(2.3).repeat(3));
+            let mut expected = found.clone();
+            add_normalize_rows(&mut found, Some(&residual), &op);
+            rows_loop(&mut expected, Some(&residual), &op);
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
     fn shapes_must_agree() {
         let op = LayerNormOp { weight: &[1.0; 3], bias: &[0.0; 3], eps: 1e-5 };
         let zeros = |rows: usize, cols: usize| {
