@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candlewick::{DeviceChoice, Embedding, LoadOptions, Pooling, Registry, TextEmbedding, ThreadPool};
+use proptest::prelude::*;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use tempfile::TempDir;
@@ -220,6 +221,43 @@ fn wrong_tensors_are_named() {
     let extra = copy_of("bert-mean");
     rewrite_json(extra.path().join("config.json"), "num_hidden_layers", 1.into());
     check_error(extra.path(), LoadOptions::new(), &["does not know the tensors", "encoder.layer.1."]);
+}
+
+#[test]
+fn a_malformed_decoder_does_no_harm() {
+    // The tokenizers crate would panic on it, and encoding does not need it.
+    let folder = copy_of("bert-mean");
+    rewrite_json(folder.path().join("tokenizer.json"), "decoder", 5.into());
+    assert_eq!(embed(folder.path(), LoadOptions::new()), embed(&fixture("bert-mean"), LoadOptions::new()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// A folder with a spoilt file loads or is refused; it never panics, and what loads can be used.
+    #[test]
+    fn spoilt_files_never_panic(
+        file in prop::sample::select(vec![
+            "tokenizer.json", "config.json", "modules.json", "1_Pooling/config.json",
+            "tokenizer_config.json", "sentence_bert_config.json", "model.safetensors",
+        ]),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 1..4),
+    ) {
+        let folder = copy_of("bert-mean");
+        let path = folder.path().join(file);
+        let mut bytes = fs::read(&path).unwrap();
+        // Beyond the header, weights are only numbers.
+        let spoilt = bytes.len().min(if file == "model.safetensors" { 3000 } else { usize::MAX });
+        for (at, byte, replace) in changes {
+            let at = at.index(spoilt - 1);
+            if replace { bytes[at] = byte } else { bytes.insert(at, byte) }
+        }
+        fs::write(&path, bytes).unwrap();
+        if let Ok(model) = TextEmbedding::from_folder_with(folder.path(), LoadOptions::new().threads(1)) {
+            // An error is fine here too: a changed limit may leave no room for a token.
+            let _ = model.embed(&TEXTS);
+        }
+    }
 }
 
 #[test]

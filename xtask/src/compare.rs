@@ -127,11 +127,12 @@ fn measure(contestants: Vec<Contestant>, setting: &Setting, rounds: usize) -> Re
     let mut runners = contestants.into_iter().enumerate().map(start).collect::<Result<Vec<_>>>()?;
     let (started, cpu_before) = (Instant::now(), machine::cpu_seconds());
     for round in 0..rounds {
-        progress(&format!("round {} of {rounds}", round + 1))?;
         for turn in 0..runners.len() {
             // Everybody gets to be first, and last.
             let index = (turn + round) % runners.len();
-            runners[index].run();
+            let rate = runners[index].run().map(|pass| setting.texts() as f64 / pass.seconds);
+            let result = rate.map_or_else(|| "not in the race".into(), |rate| format!("{rate:.1} docs/s"));
+            progress(&format!("round {} of {rounds}: {}: {result}", round + 1, runners[index].name))?;
         }
     }
     let seconds = started.elapsed().as_secs_f64();
@@ -156,12 +157,18 @@ impl Runner {
     }
 
     /// One pass. A worker that fails is out of the race, and its place is taken by the reason.
-    fn run(&mut self) {
-        let Ok(worker) = &mut self.worker else { return };
+    fn run(&mut self) -> Option<Pass> {
+        let worker = self.worker.as_mut().ok()?;
         std::thread::sleep(PAUSE);
         match worker.pass() {
-            Ok(pass) => self.passes.push(pass),
-            Err(error) => self.worker = Err(format!("{error:#}")),
+            Ok(pass) => {
+                self.passes.push(pass);
+                Some(pass)
+            }
+            Err(error) => {
+                self.worker = Err(format!("{error:#}"));
+                None
+            }
         }
     }
 

@@ -4,12 +4,15 @@
 //! padding is switched off: files often carry a fixed padding of their own, made for one use and wrong for
 //! any other.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde_json::value::RawValue;
 use tokenizers::normalizers::{Lowercase, Sequence};
 use tokenizers::{NormalizerWrapper, PostProcessor, Tokenizer, TruncationDirection, TruncationParams};
 
 use crate::folder::FolderConfig;
+use crate::json::read_json;
 use crate::{Error, Result};
 
 /// A tokenizer with its model's length limit.
@@ -31,11 +34,8 @@ impl TextTokenizer {
     /// Loads tokenizer.json from a model's folder.
     pub(crate) fn load(folder: &Path, config: &FolderConfig, max_length: usize) -> Result<Self> {
         let path = folder.join("tokenizer.json");
-        if !path.is_file() {
-            return Err(Error::FileMissing { folder: folder.to_owned(), file: "tokenizer.json".into() });
-        }
         let load_error = |source| Error::LoadTokenizer { path: path.clone(), source };
-        let mut tokenizer = Tokenizer::from_file(&path).map_err(load_error)?;
+        let mut tokenizer = Tokenizer::from_bytes(encoding_parts(&path)?).map_err(load_error)?;
         if config.lowercase {
             let own = tokenizer.get_normalizer().cloned();
             let steps = [NormalizerWrapper::from(Lowercase)].into_iter().chain(own).collect();
@@ -72,4 +72,15 @@ impl TextTokenizer {
         let type_ids = type_ids.iter().any(|&id| id != 0).then(|| type_ids.to_vec());
         Ok(Encoding { token_ids: encoding.get_ids().to_vec(), type_ids })
     }
+}
+
+/// tokenizer.json without the parts that encoding does not use. Leaving out the decoder is not thrift: the
+/// tokenizers crate panics on a malformed one instead of returning an error. Reading the file as JSON first
+/// also turns every syntax error into one that names the place.
+fn encoding_parts(path: &Path) -> Result<Vec<u8>> {
+    let mut parts: BTreeMap<String, Box<RawValue>> = read_json(path)?;
+    for unused in ["decoder", "padding", "truncation"] {
+        parts.remove(unused);
+    }
+    serde_json::to_vec(&parts).map_err(|source| Error::ParseJson { path: path.to_owned(), source })
 }
