@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::arch::{self, EncoderConfig};
 use crate::folder::FolderConfig;
 use crate::head::DenseHead;
-use crate::json::read_json_if_there;
+use crate::json::{file_missing, read_json};
 use crate::registry::{ModelSpec, Prompts, Registry};
 use crate::text::{Pipeline, TextTokenizer};
 use crate::{Error, LoadOptions, Result, source};
@@ -240,9 +240,7 @@ impl DenseModel {
             |file: &str| Err(Error::FileMissing { folder: self.folder.clone(), file: file.to_owned() });
         if let Some(path) = &self.options.weights {
             if !path.is_file() {
-                let folder = path.parent().unwrap_or(path).to_owned();
-                let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                return Err(Error::FileMissing { folder, file });
+                return Err(file_missing(path));
             }
             return shards(path);
         }
@@ -280,10 +278,7 @@ fn shards(path: &Path) -> Result<Vec<PathBuf>> {
     if path.extension().is_none_or(|extension| extension != "json") {
         return Ok(vec![path.to_owned()]);
     }
-    let index: Index = read_json_if_there(path)?.ok_or_else(|| Error::FileMissing {
-        folder: path.parent().unwrap_or(path).to_owned(),
-        file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-    })?;
+    let index: Index = read_json(path)?;
     let names: std::collections::BTreeSet<String> = index.weight_map.into_values().collect();
     names
         .into_iter()

@@ -11,7 +11,7 @@ use candlewick_engine::nn::Activation;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::json::{read_json, read_json_if_there};
+use crate::json::{file_missing, read_json, read_json_if_there};
 use crate::registry::Prompts;
 use crate::{Error, Result};
 
@@ -216,7 +216,7 @@ fn read_projection(folder: &Path) -> Result<Projection> {
     };
     let weights = folder.join("model.safetensors");
     if !weights.is_file() {
-        return Err(Error::FileMissing { folder: folder.to_owned(), file: "model.safetensors".into() });
+        return Err(file_missing(&weights));
     }
     let Config { in_features, out_features, bias, .. } = config;
     Ok(Projection { in_features, out_features, bias, activation, weights })

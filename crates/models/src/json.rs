@@ -8,12 +8,14 @@ use crate::{Error, Result};
 
 /// Reads a JSON file that must be there.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    match read_json_if_there(path)? {
-        Some(value) => Ok(value),
-        None => Err(Error::FileMissing {
-            folder: path.parent().unwrap_or(path).to_owned(),
-            file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        }),
+    read_json_if_there(path)?.ok_or_else(|| file_missing(path))
+}
+
+/// The error for a file that must be there and is not.
+pub(crate) fn file_missing(path: &Path) -> Error {
+    Error::FileMissing {
+        folder: path.parent().unwrap_or(path).to_owned(),
+        file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
     }
 }
 
