@@ -12,12 +12,6 @@ pub trait TextEncoder: Send + Sync {
     /// Length of one hidden state.
     fn hidden_size(&self) -> usize;
 
-    /// Rows of the token table: every token id must be below it.
-    fn vocab_size(&self) -> usize;
-
-    /// The longest sequence that has a position embedding, in tokens; `None` when length is unlimited.
-    fn max_positions(&self) -> Option<usize>;
-
     /// One hidden state per token, `[total_tokens, hidden_size]`, in the order of `batch`.
     ///
     /// # Errors

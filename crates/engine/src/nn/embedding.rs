@@ -63,16 +63,6 @@ impl Embeddings {
         Ok(self)
     }
 
-    /// Rows of the token table.
-    pub fn vocab_size(&self) -> usize {
-        self.tokens.rows
-    }
-
-    /// Rows of the position table, if positions are learned.
-    pub fn max_positions(&self) -> Option<usize> {
-        self.positions.as_ref().map(|table| table.rows)
-    }
-
     /// `[total_tokens, hidden_size]`.
     ///
     /// # Errors

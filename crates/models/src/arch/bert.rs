@@ -119,14 +119,6 @@ impl TextEncoder for Bert {
         self.hidden_size
     }
 
-    fn vocab_size(&self) -> usize {
-        self.embeddings.vocab_size()
-    }
-
-    fn max_positions(&self) -> Option<usize> {
-        self.embeddings.max_positions()
-    }
-
     fn forward(&self, batch: &Batch) -> Result<Tensor> {
         let mut hidden_states = self.embeddings_norm.forward(&self.embeddings.forward(batch)?)?;
         for layer in &self.layers {
