@@ -217,7 +217,7 @@ impl DenseModel {
 
     fn read_network(&self, weights: &[PathBuf]) -> Result<Network> {
         let engine_error = |source| engine_error(&self.name, source);
-        let weights = Weights::open(weights).map_err(engine_error)?;
+        let weights = Weights::open(weights).map_err(engine_error)?.with_precision(self.options.precision);
         let encoder = self.config.load(&weights, &self.device).map_err(engine_error)?;
         let projections = DenseHead::load_projections(&self.folder_config.projections, &self.device);
         let (options, spec) = (&self.options, self.spec.as_ref());

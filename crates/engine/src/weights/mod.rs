@@ -16,7 +16,7 @@ use std::sync::{Mutex, PoisonError};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::{Error, Result};
+use crate::{Error, Precision, Result};
 
 /// The tensors of a checkpoint, in one file or several.
 #[derive(Debug)]
@@ -24,6 +24,7 @@ pub struct Weights {
     files: Vec<MappedFile>,
     tensors: BTreeMap<String, TensorInfo>,
     read: Mutex<BTreeSet<String>>,
+    precision: Precision,
 }
 
 #[derive(Debug)]
@@ -47,8 +48,12 @@ impl Weights {
     ///
     /// When a file cannot be read, is not a valid safetensors file, or repeats a tensor of another.
     pub fn open<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Result<Self> {
-        let mut weights =
-            Self { files: Vec::new(), tensors: BTreeMap::new(), read: Mutex::new(BTreeSet::new()) };
+        let mut weights = Self {
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+            read: Mutex::new(BTreeSet::new()),
+            precision: Precision::F32,
+        };
         for path in paths {
             weights.map(path.as_ref())?;
         }
@@ -79,6 +84,11 @@ impl Weights {
         }
         self.files.push(MappedFile { path: path.to_owned(), bytes });
         Ok(())
+    }
+
+    /// Makes the linear layers that are loaded from this checkpoint hold their weights in `precision`.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// The whole checkpoint as a view.
@@ -183,6 +193,18 @@ impl<'a> View<'a> {
     /// Whether the tensor is there.
     pub fn contains(&self, name: &str) -> bool {
         self.weights.contains(&self.full_name(name))
+    }
+
+    /// What linear layers are to be held in.
+    pub fn precision(&self) -> Precision {
+        self.weights.precision
+    }
+
+    /// The file that a tensor is in, and its full name: where an error about it points.
+    pub(crate) fn place(&self, name: &str) -> (PathBuf, String) {
+        let name = self.full_name(name);
+        let file = self.weights.tensors.get(&name).map(|info| self.weights.files[info.file].path.clone());
+        (file.unwrap_or_else(|| self.weights.first_path()), name)
     }
 
     /// The tensor's elements as f32, in row-major order.
