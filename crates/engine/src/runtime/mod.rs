@@ -1,7 +1,10 @@
-//! Where computation runs: the device, and the threads that feed it.
+//! Where computation runs: the device, the threads that feed it, and teams of threads inside one forward.
 
 mod device;
+mod team;
 mod threads;
 
 pub use device::DeviceChoice;
+#[allow(unused_imports, reason = "kernels call it")]
+pub(crate) use team::share;
 pub use threads::ThreadPool;

@@ -1,21 +1,32 @@
 //! The threads that run batches.
 //!
 //! Work is parallel over batches: each runs from start to finish on one thread, with the weights shared, so
-//! threads never wait for each other inside a model. One batch alone runs on the caller's own thread, which
-//! saves waking another.
+//! threads need not wait for each other inside a model. Where there are fewer batches than threads (one query,
+//! one long document, the end of a long job), the idle threads join the teams of those that run; see
+//! [`team`](super::team). One batch alone is led by the caller's own thread, which saves waking another.
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use rayon::prelude::*;
 
+use super::team;
 use crate::{Error, Result};
 
 /// A handle to a pool of threads; clones share the pool.
 #[derive(Clone)]
 pub struct ThreadPool {
     /// `None` runs everything on the calling thread.
-    pool: Option<Arc<rayon::ThreadPool>>,
+    workers: Option<Arc<Workers>>,
+}
+
+/// The threads of a pool, and how many have something to do.
+pub(super) struct Workers {
+    pool: Arc<rayon::ThreadPool>,
+    /// Items of work that run or wait, and threads that are enlisted in teams.
+    engaged: AtomicUsize,
 }
 
 impl ThreadPool {
@@ -31,29 +42,30 @@ impl ThreadPool {
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
         if threads == 1 {
-            return Ok(Self { pool: None });
+            return Ok(Self { workers: None });
         }
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("candlewick-{index}"))
             .build()
             .map_err(|source| Error::StartThreads { threads, source })?;
-        Ok(Self { pool: Some(Arc::new(pool)) })
+        Ok(Self::from_rayon(Arc::new(pool)))
     }
 
     /// Uses a pool that the caller has already, so that the process does not run more threads than cores.
     pub fn from_rayon(pool: Arc<rayon::ThreadPool>) -> Self {
-        Self { pool: Some(pool) }
+        Self { workers: Some(Arc::new(Workers { pool, engaged: AtomicUsize::new(0) })) }
     }
 
     /// Number of threads.
     pub fn threads(&self) -> usize {
-        self.pool.as_ref().map_or(1, |pool| pool.current_num_threads())
+        self.workers.as_ref().map_or(1, |workers| workers.threads())
     }
 
     /// Applies `f` to every item, and returns the results in the order of the items.
     ///
-    /// Items are handed to threads in order, one at a time. After an error no further item is started.
+    /// Items are handed to threads in order, one at a time. While there are fewer items left than threads, the
+    /// idle threads take part in the items that run. After an error no further item is started.
     ///
     /// # Errors
     ///
@@ -65,18 +77,89 @@ impl ThreadPool {
         E: Send,
         F: Fn(&T) -> Result<R, E> + Send + Sync,
     {
-        match &self.pool {
-            Some(pool) if items.len() > 1 => {
-                pool.install(|| items.par_iter().with_max_len(1).map(f).collect())
+        match &self.workers {
+            Some(workers) if items.len() > 1 => {
+                let engaged = Engaged::new(workers, items.len());
+                let run = |item| {
+                    let result = team::lead(workers, || f(item));
+                    engaged.release_one();
+                    result
+                };
+                workers.pool.install(|| items.par_iter().with_max_len(1).map(run).collect())
             }
-            _ => items.iter().map(f).collect(),
+            _ => items.iter().map(|item| self.with_team(|| f(item))).collect(),
         }
+    }
+
+    /// Runs `work` on the calling thread, and lets the pool's idle threads take part in what its kernels can
+    /// split. Does not wait for any thread: where none is idle, `work` runs as if there was no pool.
+    pub fn with_team<R>(&self, work: impl FnOnce() -> R) -> R {
+        let Some(workers) = &self.workers else {
+            return work();
+        };
+        let _engaged = Engaged::new(workers, 1);
+        team::lead(workers, work)
+    }
+
+    #[cfg(test)]
+    pub(super) fn engaged(&self) -> usize {
+        self.workers.as_ref().map_or(0, |workers| workers.engaged.load(Relaxed))
     }
 }
 
 impl fmt::Debug for ThreadPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ThreadPool").field("threads", &self.threads()).finish()
+    }
+}
+
+impl Workers {
+    fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    pub(super) fn spawn(&self, job: impl FnOnce() + Send + 'static) {
+        self.pool.spawn(job);
+    }
+
+    /// Counts one more thread as engaged, unless all are.
+    pub(super) fn engage_idle(&self) -> bool {
+        let threads = self.threads();
+        let engage = |engaged| (engaged < threads).then_some(engaged + 1);
+        self.engaged.fetch_update(Relaxed, Relaxed, engage).is_ok()
+    }
+
+    pub(super) fn release(&self, count: usize) {
+        self.engaged.fetch_sub(count, Relaxed);
+    }
+
+    /// Whether more is to be done than there are threads.
+    pub(super) fn has_work_waiting(&self) -> bool {
+        self.engaged.load(Relaxed) > self.threads()
+    }
+}
+
+/// Items of work that are counted as engaged until they are done or given up.
+struct Engaged<'a> {
+    workers: &'a Workers,
+    left: AtomicUsize,
+}
+
+impl<'a> Engaged<'a> {
+    fn new(workers: &'a Workers, items: usize) -> Self {
+        workers.engaged.fetch_add(items, Relaxed);
+        Self { workers, left: AtomicUsize::new(items) }
+    }
+
+    fn release_one(&self) {
+        self.left.fetch_sub(1, Relaxed);
+        self.workers.release(1);
+    }
+}
+
+impl Drop for Engaged<'_> {
+    fn drop(&mut self) {
+        self.workers.release(*self.left.get_mut());
     }
 }
 

@@ -7,9 +7,18 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
+use tokenizers::models::bpe::BPE;
+use tokenizers::models::unigram::Unigram;
+use tokenizers::models::wordlevel::WordLevel;
+use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::{Lowercase, Sequence};
-use tokenizers::{NormalizerWrapper, PostProcessor, Tokenizer, TruncationDirection, TruncationParams};
+use tokenizers::{
+    DecoderWrapper, Model, ModelWrapper, NormalizerWrapper, PostProcessor, PostProcessorWrapper,
+    PreTokenizerWrapper, Tokenizer, TokenizerImpl, TruncationDirection, TruncationParams,
+};
 
 use crate::folder::FolderConfig;
 use crate::json::read_json;
@@ -35,7 +44,7 @@ impl TextTokenizer {
     pub(crate) fn load(folder: &Path, config: &FolderConfig, max_length: usize) -> Result<Self> {
         let path = folder.join("tokenizer.json");
         let load_error = |source| Error::LoadTokenizer { path: path.clone(), source };
-        let mut tokenizer = Tokenizer::from_bytes(encoding_parts(&path)?).map_err(load_error)?;
+        let mut tokenizer = read(&path)?;
         if config.lowercase {
             let own = tokenizer.get_normalizer().cloned();
             let steps = [NormalizerWrapper::from(Lowercase)].into_iter().chain(own).collect();
@@ -74,13 +83,35 @@ impl TextTokenizer {
     }
 }
 
-/// tokenizer.json without the parts that encoding does not use. Leaving out the decoder is not thrift: the
-/// tokenizers crate panics on a malformed one instead of returning an error. Reading the file as JSON first
+/// Reads tokenizer.json without the parts that encoding does not use. Leaving out the decoder is not thrift:
+/// the tokenizers crate panics on a malformed one instead of returning an error. Reading the file as JSON first
 /// also turns every syntax error into one that names the place.
-fn encoding_parts(path: &Path) -> Result<Vec<u8>> {
+fn read(path: &Path) -> Result<Tokenizer> {
+    #[derive(Deserialize)]
+    struct Tagged<'a> {
+        r#type: &'a str,
+    }
     let mut parts: BTreeMap<String, Box<RawValue>> = read_json(path)?;
     for unused in ["decoder", "padding", "truncation"] {
         parts.remove(unused);
     }
-    serde_json::to_vec(&parts).map_err(|source| Error::ParseJson { path: path.to_owned(), source })
+    let json =
+        serde_json::to_vec(&parts).map_err(|source| Error::ParseJson { path: path.to_owned(), source })?;
+    let model = parts.get("model").and_then(|model| serde_json::from_str::<Tagged>(model.get()).ok());
+    // A tokenizer of whatever model is parsed into a tree of values first, which takes three times as long.
+    let parsed = match model.map(|model| model.r#type) {
+        Some("BPE") => parse::<BPE>(&json),
+        Some("Unigram") => parse::<Unigram>(&json),
+        Some("WordLevel") => parse::<WordLevel>(&json),
+        Some("WordPiece") => parse::<WordPiece>(&json),
+        _ => parse::<ModelWrapper>(&json),
+    };
+    parsed.map_err(|source| Error::LoadTokenizer { path: path.to_owned(), source: source.into() })
+}
+
+/// Parses a tokenizer whose model is an `M`.
+fn parse<M: Model + DeserializeOwned + Into<ModelWrapper>>(json: &[u8]) -> serde_json::Result<Tokenizer> {
+    type Parsed<M> =
+        TokenizerImpl<M, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+    Ok(serde_json::from_slice::<Parsed<M>>(json)?.into())
 }
