@@ -5,6 +5,5 @@ mod team;
 mod threads;
 
 pub use device::DeviceChoice;
-#[allow(unused_imports, reason = "kernels call it")]
 pub(crate) use team::share;
 pub use threads::ThreadPool;
