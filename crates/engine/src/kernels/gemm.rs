@@ -20,6 +20,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// The same elements with rows and columns exchanged.
+    #[cfg(test)]
     pub(super) fn transposed(self) -> Self {
         Self {
             rows: self.cols,
