@@ -9,8 +9,10 @@
 
 mod activation;
 mod attention;
+mod elementwise;
 mod gelu;
 mod gemm;
+mod glu;
 mod lanes;
 mod layer_norm;
 mod linear;
@@ -18,14 +20,17 @@ mod math;
 mod pooling;
 mod tile;
 
-pub use activation::Activation;
+pub use activation::{Activation, relu, silu, silu_reference};
 pub use attention::{
     AttentionOptions, AttentionShape, PositionBias, Rotary, attention, attention_reference, attention_with,
 };
-pub use gelu::{gelu_erf, gelu_erf_reference, gelu_tanh, gelu_tanh_reference};
+pub use gelu::{
+    gelu_erf, gelu_erf_reference, gelu_tanh, gelu_tanh_reference, quick_gelu, quick_gelu_reference,
+};
+pub use glu::{GluHalf, GluOp, swiglu_reference};
 pub use layer_norm::{LayerNormOp, layer_norm_reference};
 pub use linear::{PackedLinear, linear_reference};
-pub use math::{exp, tanh};
+pub use math::{exp, sigmoid, tanh};
 pub use pooling::{mean_pool, mean_pool_reference};
 
 use candle_core::{CpuStorage, Layout, Result, bail};
