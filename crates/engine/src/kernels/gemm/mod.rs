@@ -21,15 +21,12 @@ use std::fmt;
 use arithmetic::{Columns, Job, Kernel};
 use format::{Format, Inputs, Panels};
 
-use super::Activation;
+use super::{Activation, MIN_SHARED_PRODUCTS};
 use crate::Precision;
 use crate::runtime::share;
 
 /// So that sums of products of 8-bit integers fit i32.
 pub(super) const MAX_IN_FEATURES: usize = 65_536;
-
-/// Products that are worth another thread's attention: a few microseconds.
-const MIN_PRODUCTS: usize = 1 << 19;
 
 /// The weight and the bias of a linear layer as a kernel reads them.
 pub(super) struct PackedWeight {
@@ -94,7 +91,8 @@ impl PackedWeight {
             out_features: self.out_features,
         };
         let panels = self.bias.len() / self.kernel.columns;
-        let panels_of_part = MIN_PRODUCTS.div_ceil((rows * self.in_features * self.kernel.columns).max(1));
+        let panels_of_part =
+            MIN_SHARED_PRODUCTS.div_ceil((rows * self.in_features * self.kernel.columns).max(1));
         share(panels.div_ceil(panels_of_part), |part| {
             let first = part * panels_of_part;
             // SAFETY: the kernel is available. The inputs are `[rows, groups]`, the panels as many as the padded
