@@ -8,7 +8,6 @@ mod bias;
 mod head;
 mod options;
 mod reference;
-mod scratch;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 

@@ -24,7 +24,7 @@ impl Elementwise for GeluTanh {
     #[inline(always)]
     fn of(x: f32) -> f32 {
         // 2 sqrt(2 / pi)
-        const SCALE: f32 = 1.595_769_1;
+        const SCALE: f32 = 1.595_769;
         x * sigmoid(SCALE * (x + 0.044715 * x * x * x))
     }
 }
