@@ -77,7 +77,7 @@ impl CustomOp1 for Attention<'_> {
         let AttentionShape { num_heads, head_dim, .. } = self.shape;
         let hidden_size = num_heads * head_dim;
         let expected = (self.batch.total_tokens(), 3 * hidden_size);
-        if layout.shape().dims2()? != expected {
+        if hidden_size == 0 || layout.shape().dims2()? != expected {
             bail!("attention: expected {expected:?}, got {:?}", layout.shape());
         }
         self.options.check(self.shape, self.batch.max_seq_len())?;
@@ -97,11 +97,16 @@ impl CustomOp1 for Attention<'_> {
                 out: unsafe { out.0.add(rows.start * hidden_size + head * head_dim) },
             });
         };
-        for index in 0..sequences.len() * num_heads {
-            part(index);
-        }
+        run_parts(sequences.len() * num_heads, part);
         Ok((CpuStorage::F32(values), Shape::from((expected.0, hidden_size))))
     }
 }
+/// Parts are independent of each other and may run at once, in any order.
+fn run_parts(parts: usize, part: impl Fn(usize) + Sync) {
+    for index in 0..parts {
+        part(index);
+    }
+}
+
 #[cfg(test)]
 mod tests;

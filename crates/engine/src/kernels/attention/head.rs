@@ -154,13 +154,14 @@ impl Head<'_> {
             for (total, sum) in totals.iter_mut().zip(sums) {
                 *total = lanes.add(*total, sum);
             }
+            let is_last = chunk.end == keys.end;
             let mut weighted = Weighted {
                 queries: block.clone(),
                 powers: scores,
                 values: &buffers.values[chunk.start * padded_dim..chunk.end * padded_dim],
                 sums: buffers.sums,
                 is_first: first == keys.start,
-                inverses: (chunk.end == keys.end).then(|| inverses(lanes, totals)),
+                inverses: if is_last { Some(inverses(lanes, totals)) } else { None },
             };
             self.weighted_sums::<L, COLS>(lanes, &mut weighted);
         }
