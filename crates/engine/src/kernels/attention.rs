@@ -8,7 +8,6 @@ mod bias;
 mod head;
 mod options;
 mod reference;
-mod scratch;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
@@ -79,7 +78,7 @@ impl CustomOp1 for Attention<'_> {
         let AttentionShape { num_heads, head_dim, .. } = self.shape;
         let hidden_size = num_heads * head_dim;
         let expected = (self.batch.total_tokens(), 3 * hidden_size);
-        if layout.shape().dims2()? != expected {
+        if hidden_size == 0 || layout.shape().dims2()? != expected {
             bail!("attention: expected {expected:?}, got {:?}", layout.shape());
         }
         self.options.check(self.shape, self.batch.max_seq_len())?;
@@ -111,5 +110,6 @@ impl CustomOp1 for Attention<'_> {
         Ok((CpuStorage::F32(values), Shape::from((expected.0, hidden_size))))
     }
 }
+
 #[cfg(test)]
 mod tests;

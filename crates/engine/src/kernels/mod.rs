@@ -17,7 +17,10 @@ mod lanes;
 mod layer_norm;
 mod linear;
 mod math;
+mod max_sim;
 mod pooling;
+mod scratch;
+mod splade;
 mod tile;
 
 pub use activation::{Activation, relu, silu, silu_reference};
@@ -31,7 +34,9 @@ pub use glu::{GluHalf, GluOp, swiglu_reference};
 pub use layer_norm::{LayerNormOp, layer_norm_reference};
 pub use linear::{PackError, PackedLinear, linear_reference};
 pub use math::{exp, sigmoid, tanh};
+pub use max_sim::{max_sim, max_sim_reference};
 pub use pooling::{mean_pool, mean_pool_reference};
+pub use splade::{splade_max, splade_reference, splade_weights};
 
 use candle_core::{CpuStorage, Layout, Result, bail};
 

@@ -1,4 +1,4 @@
-//! The register tile that products of matrices are made of.
+//! The register tile that products of matrices are made of, and what its factors are packed by.
 
 use super::lanes::Lanes;
 
@@ -36,4 +36,47 @@ pub(super) unsafe fn product_tile<L: Lanes, const ROWS: usize, const COLS: usize
         }
     }
     sums
+}
+
+/// Runs `$body` for tiles of `$rows` rows, a constant, from `$first` on, that make up a range.
+macro_rules! for_tiles {
+    ($lanes:ty, $range:expr, |$first:ident, $rows:ident| $body:expr) => {{
+        let std::ops::Range { start: mut $first, end } = $range;
+        while $first < end {
+            let left = (end - $first).min(<$lanes as $crate::kernels::lanes::Lanes>::TILE_ROWS);
+            $crate::kernels::tile::for_tiles!(@arms left, $first, $rows, $body, 8 6 4 2 1);
+        }
+    }};
+    (@arms $left:ident, $first:ident, $rows:ident, $body:expr, $($count:literal)*) => {
+        $(if $left >= $count {
+            const $rows: usize = $count;
+            $body;
+            $first += $rows;
+        } else)* {}
+    };
+}
+pub(super) use for_tiles;
+
+/// Transposes the first `COLS * LANES` rows of `[_, padded]`, where the width is a multiple of `LANES`, to
+/// `[padded, COLS * LANES]`: the right factor of tiles whose columns are those rows.
+#[inline(always)]
+pub(super) fn transpose_rows<L: Lanes, const COLS: usize>(
+    lanes: L,
+    rows: &[f32],
+    columns: &mut [f32],
+    padded: usize,
+) {
+    let width = COLS * L::LANES;
+    assert!(
+        padded.is_multiple_of(L::LANES) && rows.len() >= width * padded && columns.len() >= width * padded
+    );
+    for row in (0..width).step_by(L::LANES) {
+        for column in (0..padded).step_by(L::LANES) {
+            // SAFETY: `[width, padded]` and `[padded, width]` have room for this square of lanes.
+            unsafe {
+                let (from, to) = (rows.as_ptr().add(row * padded + column), columns.as_mut_ptr());
+                lanes.transpose(from, padded, to.add(column * width + row), width);
+            }
+        }
+    }
 }

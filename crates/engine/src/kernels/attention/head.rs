@@ -11,8 +11,8 @@
 use std::ops::Range;
 
 use super::super::lanes::{Kernel, Lanes, MAX_LANES};
-use super::super::tile::product_tile;
-use super::scratch::Scratch;
+use super::super::scratch::Scratch;
+use super::super::tile::{for_tiles, product_tile, transpose_rows};
 use super::{AttentionOptions, AttentionShape, bias};
 
 /// Keys whose powers and values stay in the first-level cache between the softmax and the weighted sum. Sums over
@@ -51,24 +51,6 @@ struct Buffers<'a> {
     scores: &'a mut [f32],
     /// `[queries, padded head_dim]`: the weighted sums of the chunks so far.
     sums: &'a mut [f32],
-}
-
-/// Runs `$body` for tiles of `$rows` rows, a constant, from `$first` on, that make up a range.
-macro_rules! for_tiles {
-    ($lanes:ty, $range:expr, |$first:ident, $rows:ident| $body:expr) => {{
-        let Range { start: mut $first, end } = $range;
-        while $first < end {
-            let left = (end - $first).min(<$lanes as Lanes>::TILE_ROWS);
-            for_tiles!(@arms left, $first, $rows, $body, 8 6 4 2 1);
-        }
-    }};
-    (@arms $left:ident, $first:ident, $rows:ident, $body:expr, $($count:literal)*) => {
-        $(if $left >= $count {
-            const $rows: usize = $count;
-            $body;
-            $first += $rows;
-        } else)* {}
-    };
 }
 
 impl Kernel for Head<'_> {
@@ -144,17 +126,7 @@ impl Head<'_> {
             self.copy_rotated(0, token, scale, &mut row[..self.shape.head_dim]);
         }
         // What is left in rows past the last query makes lanes that are computed and never written.
-        assert!(buffers.rows.len() >= width * padded_dim && buffers.queries.len() >= width * padded_dim);
-        for row in (0..width).step_by(L::LANES) {
-            for column in (0..padded_dim).step_by(L::LANES) {
-                // SAFETY: `[width, padded_dim]` and `[padded_dim, width]` have room for this square of lanes.
-                unsafe {
-                    let from = buffers.rows.as_ptr().add(row * padded_dim + column);
-                    let to = buffers.queries.as_mut_ptr().add(column * width + row);
-                    lanes.transpose(from, padded_dim, to, width);
-                }
-            }
-        }
+        transpose_rows::<L, COLS>(lanes, buffers.rows, buffers.queries, padded_dim);
 
         let keys = match self.options.window {
             Some(window) => {
@@ -182,13 +154,14 @@ impl Head<'_> {
             for (total, sum) in totals.iter_mut().zip(sums) {
                 *total = lanes.add(*total, sum);
             }
+            let is_last = chunk.end == keys.end;
             let mut weighted = Weighted {
                 queries: block.clone(),
                 powers: scores,
                 values: &buffers.values[chunk.start * padded_dim..chunk.end * padded_dim],
                 sums: buffers.sums,
                 is_first: first == keys.start,
-                inverses: (chunk.end == keys.end).then(|| inverses(lanes, totals)),
+                inverses: if is_last { Some(inverses(lanes, totals)) } else { None },
             };
             self.weighted_sums::<L, COLS>(lanes, &mut weighted);
         }

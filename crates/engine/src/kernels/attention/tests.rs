@@ -2,6 +2,7 @@ use candle_core::Device;
 use proptest::prelude::*;
 
 use super::super::lanes::{Kernel, Lanes, tests::with_all_lanes};
+use super::super::scratch::Scratch;
 use super::*;
 
 fn values(count: usize, seed: u32) -> Vec<f32> {
@@ -138,6 +139,25 @@ fn nan_is_not_hidden() {
 }
 
 #[test]
+fn what_is_left_in_working_memory_does_not_matter() {
+    let shape = AttentionShape { num_heads: 2, head_dim: 5, scale: 1.0 };
+    let (qkv, tables) = (values(40 * 30, 7), Tables::new(2, 20, 4, 40));
+    let options = AttentionOptions {
+        bias: Some(PositionBias::Relative { table: &tables.relative, max_distance: 20 }),
+        window: Some(7),
+        rotary: Some(Rotary { cos: &tables.cos, sin: &tables.sin, dim: 4 }),
+    };
+    for options in [AttentionOptions::default(), options] {
+        let expected = run(&qkv, &[3, 37], shape, &options);
+        let mut scratch = Scratch::take();
+        let [all] = scratch.slices([100_000]);
+        all.fill(f32::NAN);
+        drop(scratch);
+        assert_eq!(run(&qkv, &[3, 37], shape, &options), expected);
+    }
+}
+
+#[test]
 fn a_window_hides_what_is_outside() {
     let shape = AttentionShape { num_heads: 1, head_dim: 1, scale: 1.0 };
     let mut qkv = values(3 * 200, 1);
@@ -174,6 +194,9 @@ fn options_that_do_not_fit_are_errors() {
     for options in &wrong {
         assert!(attention_with(&qkv, &batch, shape, options).is_err(), "{options:?}");
     }
+    let no_heads = AttentionShape { num_heads: 0, ..shape };
+    let no_columns = Tensor::zeros((3, 0), candle_core::DType::F32, &Device::Cpu).unwrap();
+    assert!(attention(&no_columns, &batch, no_heads).is_err());
     let right = rotary(&three, &three, 2);
     assert!(attention_with(&qkv, &batch, shape, &right).is_ok());
 }
