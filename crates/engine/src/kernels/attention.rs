@@ -15,7 +15,7 @@ use self::head::Head;
 pub use self::options::{AttentionOptions, PositionBias, Rotary};
 pub use self::reference::attention_reference;
 use super::lanes::dispatch;
-use super::{MIN_SHARED_PRODUCTS, contiguous_f32};
+use super::{Disjoint, MIN_SHARED_PRODUCTS, contiguous_f32};
 use crate::Batch;
 use crate::runtime::share;
 
@@ -62,12 +62,6 @@ struct Attention<'a> {
     options: &'a AttentionOptions<'a>,
 }
 
-/// Results of the heads, who write disjoint columns.
-struct Out(*mut f32);
-
-// SAFETY: every element is written by one part alone.
-unsafe impl Sync for Out {}
-
 impl CustomOp1 for Attention<'_> {
     fn name(&self) -> &'static str {
         "attention"
@@ -83,11 +77,10 @@ impl CustomOp1 for Attention<'_> {
         }
         self.options.check(self.shape, self.batch.max_seq_len())?;
         let mut values = Vec::with_capacity(expected.0 * hidden_size);
-        let out = Out(values.as_mut_ptr());
+        let out = Disjoint(values.as_mut_ptr());
         let sequences: Vec<_> = self.batch.sequences().filter(|rows| !rows.is_empty()).collect();
         let run_head = |index: usize| {
             let (rows, head) = (&sequences[index / num_heads], index % num_heads);
-            let out = &out;
             dispatch(Head {
                 shape: self.shape,
                 options: self.options,
@@ -95,7 +88,7 @@ impl CustomOp1 for Attention<'_> {
                 seq_len: rows.len(),
                 head,
                 // SAFETY: `values` has room for `hidden_size` columns of every token.
-                out: unsafe { out.0.add(rows.start * hidden_size + head * head_dim) },
+                out: unsafe { out.add(rows.start * hidden_size + head * head_dim) },
             });
         };
         let heads = sequences.len() * num_heads;

@@ -1,8 +1,10 @@
 //! Layer normalisation (Ba, Kiros and Hinton, arXiv:1607.06450), alone or of a layer's output plus its input.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, bail};
 
-use super::{contiguous_f32, simd};
+use super::{contiguous_f32, share_rows, simd};
 
 /// Normalises rows to mean 0 and variance 1, then scales and shifts them. As a custom operation of one tensor
 /// it normalises that; of two, their sum.
@@ -54,24 +56,42 @@ impl LayerNormOp<'_> {
         if hidden_size != self.weight.len() || hidden_size != self.bias.len() || hidden_size == 0 {
             bail!("layer_norm: rows of {hidden_size} with a weight of {}", self.weight.len());
         }
-        let mut y = x.to_vec();
-        add_normalize_rows(&mut y, residual, self);
+        let mut y = Vec::with_capacity(x.len());
+        let to = &mut y.spare_capacity_mut()[..x.len()];
+        share_rows((to, hidden_size), (&mut [(); 0], 0), x.len() / hidden_size, |row, to, _| {
+            let part = row * hidden_size..row * hidden_size + to.len();
+            add_normalize_rows(to, &x[part.clone()], residual.map(|residual| &residual[part]), self);
+        });
+        // SAFETY: all rows were written.
+        unsafe { y.set_len(x.len()) };
         Ok((CpuStorage::F32(y), shape.clone()))
     }
 }
 
 simd! {
-    fn add_normalize_rows(y: &mut [f32], residual: Option<&[f32]>, op: &LayerNormOp) = rows_loop
+    /// Writes every element of `y`.
+    fn add_normalize_rows(
+        y: &mut [MaybeUninit<f32>], x: &[f32], residual: Option<&[f32]>, op: &LayerNormOp
+    ) = rows_loop
 }
 
 #[inline(always)]
-fn rows_loop(y: &mut [f32], residual: Option<&[f32]>, op: &LayerNormOp) {
+fn rows_loop(y: &mut [MaybeUninit<f32>], x: &[f32], residual: Option<&[f32]>, op: &LayerNormOp) {
     let hidden_size = op.weight.len();
-    for (index, y) in y.chunks_exact_mut(hidden_size).enumerate() {
-        if let Some(residual) = residual {
-            let residual = &residual[index * hidden_size..(index + 1) * hidden_size];
-            y.iter_mut().zip(residual).for_each(|(y, residual)| *y += residual);
+    for (index, (y, x)) in y.chunks_exact_mut(hidden_size).zip(x.chunks_exact(hidden_size)).enumerate() {
+        match residual {
+            Some(residual) => {
+                let residual = &residual[index * hidden_size..(index + 1) * hidden_size];
+                for ((y, x), residual) in y.iter_mut().zip(x).zip(residual) {
+                    y.write(x + residual);
+                }
+            }
+            None => y.iter_mut().zip(x).for_each(|(y, x)| {
+                y.write(*x);
+            }),
         }
+        // SAFETY: the whole row has just been written, since `x` and `residual` have rows as long as it.
+        let y = unsafe { std::slice::from_raw_parts_mut(y.as_mut_ptr().cast::<f32>(), hidden_size) };
         let mean = sum_of(y, |value| value) / hidden_size as f32;
         let variance = sum_of(y, |value| (value - mean) * (value - mean)) / hidden_size as f32;
         let scale = 1.0 / (variance + op.eps).sqrt();
@@ -119,6 +139,8 @@ mod tests {
 
     use super::*;
 
+    type Normalize = fn(&mut [MaybeUninit<f32>], &[f32], Option<&[f32]>, &LayerNormOp);
+
     proptest! {
         #[test]
         fn agrees_with_reference(
@@ -148,11 +170,14 @@ mod tests {
             let wave = |step: f32| (0..hidden_size).map(|i| (i as f32 * step).sin()).collect::<Vec<f32>>();
             let (weight, bias) = (wave(0.3), wave(0.7));
             let op = LayerNormOp { weight: &weight, bias: &bias, eps: 1e-5 };
-            let (mut found, residual) = (wave(1.1).repeat(3), wave(2.3).repeat(3));
-            let mut expected = found.clone();
-            add_normalize_rows(&mut found, Some(&residual), &op);
-            rows_loop(&mut expected, Some(&residual), &op);
-            assert_eq!(found, expected);
+            let (x, residual) = (wave(1.1).repeat(3), wave(2.3).repeat(3));
+            let rows = |normalize: Normalize| {
+                let mut y = vec![MaybeUninit::new(f32::NAN); x.len()];
+                normalize(&mut y, &x, Some(&residual), &op);
+                // SAFETY: they were initialised above, and then written.
+                y.into_iter().map(|y| unsafe { y.assume_init() }).collect::<Vec<_>>()
+            };
+            assert_eq!(rows(add_normalize_rows), rows(rows_loop));
         }
     }
 

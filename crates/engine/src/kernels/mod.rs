@@ -40,8 +40,55 @@ pub use splade::{splade_max, splade_reference, splade_weights};
 
 use candle_core::{CpuStorage, Layout, Result, bail};
 
+use crate::runtime::share;
+
 /// Products that are worth another thread's attention: a few microseconds.
 const MIN_SHARED_PRODUCTS: usize = 1 << 19;
+
+/// Elements of rows that are worth another thread's attention, where each takes about a nanosecond.
+const MIN_SHARED_ELEMENTS: usize = 1 << 13;
+
+/// Cuts `first` and `second`, matrices with rows of these widths, into the same runs of rows, and lets the team work
+/// on them: `work` gets the index of a run's first row, and its rows of both.
+fn share_rows<T: Send, U: Send>(
+    (first, first_width): (&mut [T], usize),
+    (second, second_width): (&mut [U], usize),
+    rows: usize,
+    work: impl Fn(usize, &mut [T], &mut [U]) + Sync,
+) {
+    assert!(first.len() == rows * first_width && second.len() == rows * second_width, "rows are whole");
+    let rows_of_part = MIN_SHARED_ELEMENTS.div_ceil(first_width.max(1));
+    let (first, second) = (Disjoint(first.as_mut_ptr()), Disjoint(second.as_mut_ptr()));
+    share(rows.div_ceil(rows_of_part), |part| {
+        let start = part * rows_of_part;
+        let count = rows_of_part.min(rows - start);
+        // SAFETY: the rows are inside both matrices, which are borrowed mutably here, and are this part's alone.
+        let (first, second) = unsafe {
+            (
+                std::slice::from_raw_parts_mut(first.add(start * first_width), count * first_width),
+                std::slice::from_raw_parts_mut(second.add(start * second_width), count * second_width),
+            )
+        };
+        work(start, first, second);
+    });
+}
+
+/// The start of memory of which threads use different parts.
+struct Disjoint<T>(*mut T);
+
+// SAFETY: whoever dereferences what `add` returns promises that no other thread uses the same elements; elements may
+// be handed to another thread.
+unsafe impl<T: Send> Sync for Disjoint<T> {}
+
+impl<T> Disjoint<T> {
+    /// # Safety
+    ///
+    /// `offset` is inside the memory.
+    unsafe fn add(&self, offset: usize) -> *mut T {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(offset) }
+    }
+}
 
 /// Defines `$name` as `$body` compiled for AVX-512, for AVX2 and for the baseline, chosen at run time.
 macro_rules! simd {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use half::{bf16, f16};
 
 use super::arithmetic::RowScale;
-use crate::kernels::simd;
+use crate::kernels::{share_rows, simd};
 
 /// What a kernel multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,14 +181,20 @@ impl<'a> Inputs<'a> {
             }
             Format::Bf16Pairs => {
                 let mut groups = vec![0; rows * words];
-                bf16_pairs(x, in_features, &mut groups);
+                share_rows((&mut groups, words), (&mut [(); 0], 0), rows, |row, groups, _| {
+                    let rows = groups.len() / words;
+                    bf16_pairs(&x[row * in_features..(row + rows) * in_features], in_features, groups);
+                });
                 Cow::Owned(groups)
             }
             Format::Int8 | Format::SignedInt8 => {
                 let mut groups = vec![0; rows * words];
                 scales.resize(rows, RowScale { scale: 0.0, zero: 0 });
                 let offset = if format == Format::SignedInt8 { 128 } else { 0 };
-                quantize_inputs(x, in_features, offset, &mut groups, &mut scales);
+                share_rows((&mut groups, words), (&mut scales, 1), rows, |row, groups, scales| {
+                    let x = &x[row * in_features..(row + scales.len()) * in_features];
+                    quantize_inputs(x, in_features, offset, groups, scales);
+                });
                 Cow::Owned(groups)
             }
         };
