@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import sys
 
+import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 
 def main() -> None:
     source, target = sys.argv[1:]
-    quantize_dynamic(source, target, weight_type=QuantType.QInt8)
+    # Shape inference knows no types behind the fused operators of an optimised graph.
+    default = {"DefaultTensorType": onnx.TensorProto.FLOAT}
+    quantize_dynamic(source, target, weight_type=QuantType.QInt8, extra_options=default)
 
 
 if __name__ == "__main__":

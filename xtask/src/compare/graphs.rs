@@ -70,7 +70,7 @@ fn export(folder: &Path, model: &ModelFiles, programs: &Programs) -> Result<()> 
         command.arg(&script).arg("--model").arg(&model.path);
         command.arg("--out").arg(folder.join(Graph::Plain.file()));
         command.arg("--optimized").arg(folder.join(Graph::Optimised.file()));
-        python::run(command.env("HF_HUB_OFFLINE", "1").stdout(std::io::stderr()))
+        python::run_quietly(command.env("HF_HUB_OFFLINE", "1"))
     })
 }
 
@@ -80,6 +80,6 @@ fn quantize(source: &Path, target: &Path, programs: &Programs) -> Result<()> {
     made_once(&target.with_extension("quantized.from"), &[&script], &made_from, || {
         progress("quantizing the ONNX graph to int8")?;
         let python = programs.python().map_err(anyhow::Error::msg)?;
-        python::run(Command::new(python).arg(&script).arg(source).arg(target).stdout(std::io::stderr()))
+        python::run_quietly(Command::new(python).arg(&script).arg(source).arg(target))
     })
 }

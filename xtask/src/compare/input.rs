@@ -47,7 +47,8 @@ impl Input {
         let (sequences, calls, description) = match cell.workload {
             Workload::Tokens { batch, length } => {
                 let calls = calls(model.shape.flops_per_token() * (batch * length) as f64);
-                let description = format!("{batch} x {length} token ids, {calls} times a pass");
+                let calls_a_pass = if calls == 1 { "1 call".into() } else { format!("{calls} calls") };
+                let description = format!("{batch} x {length} token ids, {calls_a_pass} a pass");
                 (Sequences::Tokens(token_ids(batch, length, model.shape.vocab_size)), calls, description)
             }
             Workload::Text => {

@@ -153,7 +153,7 @@ fn make_random(
         command.arg(&script).arg("--out").arg(folder).arg("--tokenizer").arg(tokenizer);
         command.args(["--model-type", model_type, "--config", config, "--pooling", pooling]);
         command.arg("--max-length").arg(max_length.to_string());
-        python::run(command.env("HF_HUB_OFFLINE", "1").stdout(std::io::stderr()))
+        python::run_quietly(command.env("HF_HUB_OFFLINE", "1"))
     })
 }
 

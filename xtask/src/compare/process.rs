@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 
 use super::machine::{self, TICKS_PER_SECOND};
 use super::stats::median;
+use crate::python::last_words;
 
 /// One turn of a contestant.
 #[derive(Clone, Copy, Debug)]
@@ -193,9 +194,7 @@ impl Worker {
         self.input = None;
         let status = self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
         let log = std::fs::read(&self.log).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
-        let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
-        format!("{status}: {}", last.trim())
+        format!("{status}: {}", last_words(&log))
     }
 }
 

@@ -50,7 +50,7 @@ impl Programs {
             let mut cargo = Command::new(env!("CARGO"));
             cargo.args(["build", "--quiet", "--release", "--locked"]);
             cargo.arg("--manifest-path").arg(script("rten/Cargo.toml")).arg("--target-dir").arg(&target);
-            python::run(&mut cargo)?;
+            python::run_quietly(&mut cargo)?;
             Ok(target.join("release/compare-rten"))
         };
         once(&self.rten, make)

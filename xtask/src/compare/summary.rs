@@ -46,12 +46,12 @@ fn table(text: &mut String, races: &[&Race]) -> Result<()> {
     }
     writeln!(text, "\n|---|---|---:|{}", "---:|".repeat(columns.len()))?;
     for race in races {
-        write!(text, "| {} | {} | {} |", race.cell.model.title, race.cell.job, race.cell.threads)?;
+        let mark = if race.spoilt_rounds().is_empty() { "" } else { "\\*" };
+        write!(text, "| {} | {}{mark} | {} |", race.cell.model.title, race.cell.job, race.cell.threads)?;
         for &column in &columns {
             write!(text, " {} |", entry(race, column))?;
         }
-        let mark = if race.spoilt_rounds().is_empty() { "" } else { " *" };
-        writeln!(text, "{mark}")?;
+        writeln!(text)?;
     }
     writeln!(text)?;
     Ok(())
