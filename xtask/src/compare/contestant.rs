@@ -91,7 +91,8 @@ impl Library {
 }
 
 /// candlewick: name and precision. The first is what every ratio and every embedding is compared with.
-const CANDLEWICK: [(&str, &str); 1] = [("candlewick f32", "f32")];
+const CANDLEWICK: [(&str, &str); 3] =
+    [("candlewick f32", "f32"), ("candlewick bf16", "bf16"), ("candlewick int8", "int8")];
 
 /// A rival's row: what a further one needs.
 struct Rival {
@@ -282,5 +283,8 @@ mod tests {
     #[test]
     fn ratios_are_to_candlewick_in_f32() {
         assert_eq!(CANDLEWICK[0].1, "f32");
+        for (name, precision) in CANDLEWICK {
+            assert!(precision.parse::<candlewick_engine::Precision>().is_ok(), "{name}");
+        }
     }
 }

@@ -26,8 +26,10 @@ pub(super) fn write_out(text: &str) -> Result<()> {
 }
 
 fn table(text: &mut String, race: &Race) -> Result<()> {
-    // The other precisions of candlewick have a column too, to be compared with a rival's of the same.
-    let ours: Vec<&Row> = race.rows.iter().filter(|row| is_candlewick(row)).collect();
+    // candlewick int8 has a column too, to be compared with a rival's of the same precision.
+    let is_int8 = |row: &&Row| is_candlewick(row) && row.identity.precision == "int8";
+    let mut ours = vec![race.candlewick()];
+    ours.extend(race.rows.iter().find(is_int8));
     let unit = unit(race.cell.workload);
     write!(text, "| contestant | {unit} | min\u{2013}max |")?;
     for row in &ours {

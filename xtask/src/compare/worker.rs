@@ -4,7 +4,7 @@ use std::io::{BufRead, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use candlewick::{Embedding, LoadOptions};
 use candlewick_models::{DenseModel, TextRole};
 use serde_json::json;
@@ -52,8 +52,8 @@ pub(super) fn main(job: &Path) -> Result<()> {
 }
 
 fn load(job: &Job) -> Result<DenseModel> {
-    ensure!(job.precision == "f32", "no precision {}", job.precision);
-    let mut options = LoadOptions::new().offline(true).threads(job.threads).max_length(job.max_length);
+    let options = LoadOptions::new().offline(true).threads(job.threads).max_length(job.max_length);
+    let mut options = options.precision(job.precision.parse()?);
     options.batch_tokens = job.batch_tokens;
     Ok(match &job.model {
         Some(id) => DenseModel::load(id, options)?,
