@@ -80,7 +80,8 @@ fn disturbances(text: &mut String, race: &Race) -> Result<()> {
     };
     let spoilt = race.spoilt_rounds();
     let worst = disturbances.iter().copied().fold(0.0, f64::max);
-    write!(text, "{} rounds; other programs used at most {worst:.2} cores during a pass", race.rounds)?;
+    let rounds = if race.rounds == 1 { "1 round".into() } else { format!("{} rounds", race.rounds) };
+    write!(text, "{rounds}; other programs used at most {worst:.2} cores during a pass")?;
     if !spoilt.is_empty() {
         let rounds = spoilt.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
         write!(text, "; **spoilt: {rounds}**")?;
