@@ -6,6 +6,7 @@
 use std::sync::LazyLock;
 
 use candlewick::{Embedding, LoadOptions, Precision, TextEmbedding};
+use candlewick_models::{DenseModel, TextRole};
 use proptest::prelude::*;
 
 /// One text alone on one thread, and the same model on one to three threads with several budgets. Two threads
@@ -98,4 +99,19 @@ fn streaming_yields_what_embedding_at_once_yields() {
     let at_once = model.embed(&texts).unwrap();
     let streamed: Vec<Embedding> = model.embed_iter(&texts).collect::<Result<_, _>>().unwrap();
     assert_eq!(at_once, streamed);
+}
+
+#[test]
+fn token_ids_give_what_their_texts_give() {
+    let folder = xtask::root().join("tests/fixtures/bert-mean");
+    let model = DenseModel::from_folder(&folder, LoadOptions::new().threads(2).batch_tokens(64)).unwrap();
+    let texts: Vec<String> = (0..40).map(|number| "wick ".repeat(number % 7) + "flame").collect();
+    let batch = model.tokenize(&texts).unwrap();
+    let sequences: Vec<&[u32]> = batch.sequences().map(|rows| &batch.token_ids()[rows]).collect();
+
+    assert_eq!(model.embed_tokens(&sequences).unwrap(), model.embed(&texts, TextRole::Plain).unwrap());
+
+    assert!(model.embed_tokens::<&[u32]>(&[]).unwrap().is_empty());
+    let error = model.embed_tokens(&[[0, u32::MAX]]).expect_err("no such token").to_string();
+    assert!(error.contains("bert-mean"), "{error}");
 }

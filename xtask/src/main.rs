@@ -17,7 +17,7 @@ enum Chore {
     Verify(xtask::verify::Options),
     /// Make the fixtures anew with the original implementations in Python.
     Fixtures(xtask::fixtures::Options),
-    /// Measure speed, memory and agreement against fastembed, side by side.
+    /// Measure speed, memory and agreement against other libraries, side by side.
     Compare(xtask::compare::Options),
     /// Format, lint, document: what CI checks beside the tests.
     Check,

@@ -40,3 +40,38 @@ pub fn run(command: &mut Command) -> Result<()> {
     }
     Ok(())
 }
+
+/// Runs a command to its end, and keeps what it says to itself unless it fails.
+///
+/// # Errors
+///
+/// When it cannot be started, or fails: then with the last thing it said.
+pub fn run_quietly(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("could not start {command:?}"))?;
+    if !output.status.success() {
+        let program = command.get_program().display();
+        bail!("{program} failed: {}: {}", output.status, last_words(&output.stderr));
+    }
+    Ok(())
+}
+
+/// The last line of a log that is not blank.
+pub fn last_words(log: &[u8]) -> String {
+    let log = String::from_utf8_lossy(log);
+    let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+    last.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_has_a_reason() {
+        let shell = |script: &str| run_quietly(Command::new("sh").args(["-c", script]));
+        assert!(shell("echo noise; echo noise >&2").is_ok());
+        let error = shell("echo first >&2; echo 'the reason' >&2; echo >&2; exit 3").unwrap_err().to_string();
+        assert!(error.contains('3') && error.ends_with("the reason"), "{error}");
+        assert_eq!(last_words(b""), "it said nothing");
+    }
+}

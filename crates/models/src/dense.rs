@@ -152,6 +152,20 @@ impl DenseModel {
         self.pipeline().run(texts, self.prompt(role), network.encoder.as_ref(), head)
     }
 
+    /// One embedding per sequence of token ids, in input order: [`embed`](Self::embed) for callers that have
+    /// their own tokenizer. The ids are taken as they are, special tokens included; type ids are zero.
+    ///
+    /// # Errors
+    ///
+    /// When the encoder refuses a sequence (an id beyond its vocabulary, more tokens than it has positions),
+    /// the device fails, or an embedding is not finite.
+    pub fn embed_tokens<S: AsRef<[u32]>>(&self, sequences: &[S]) -> Result<Vec<Embedding>> {
+        let network = self.network()?;
+        let head = |states: &_, batch: &_| network.head.forward(states, batch);
+        let sequences: Vec<_> = sequences.iter().map(|sequence| (sequence.as_ref(), None)).collect();
+        self.pipeline().run_sequences(&sequences, 0, network.encoder.as_ref(), &head)
+    }
+
     /// Number of tokens of all `texts` together, special tokens included, after truncation. Needs no weights.
     ///
     /// # Errors

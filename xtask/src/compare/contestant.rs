@@ -1,30 +1,48 @@
 //! Who takes part, and how each is started.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::setting::Setting;
-use super::{Options, progress, write_json};
-use crate::python;
+use super::Options;
+use super::cell::{Cell, Workload};
+use super::graphs::Graph;
+use super::input::Input;
+use super::model::ModelFiles;
+use super::programs::Programs;
+use super::{script, write_json};
 
 /// Who takes part.
+#[derive(Debug)]
 pub(super) struct Contestant {
-    pub(super) name: String,
+    pub(super) identity: Identity,
     /// Starts its worker; or why that is impossible.
     pub(super) command: Result<Command, String>,
 }
 
+/// What the tables call it.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    pub(super) name: String,
+    pub(super) library: Library,
+    /// `f32`, `bf16` or `int8`.
+    pub(super) precision: &'static str,
+}
+
 /// What a worker is to do. Workers get it as a JSON file.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Job {
     pub(super) library: Library,
-    /// The model's id.
-    pub(super) model: String,
+    pub(super) precision: String,
+    /// The model's id in the registry, if it is there.
+    pub(super) model: Option<String>,
     pub(super) model_folder: PathBuf,
-    pub(super) texts_file: PathBuf,
+    /// Texts or token ids.
+    pub(super) input_file: PathBuf,
+    /// How often a pass computes the input.
+    pub(super) calls: usize,
     pub(super) threads: usize,
     pub(super) max_length: usize,
     /// `cls`, `mean` or `last`.
@@ -35,148 +53,238 @@ pub(super) struct Job {
     pub(super) batch_tokens: Option<usize>,
     /// Texts of a batch, for the others.
     pub(super) batch_size: Option<usize>,
-    /// The ONNX file, for fastembed.
+    /// The ONNX file.
     pub(super) graph: Option<PathBuf>,
 }
 
 /// What computes the embeddings.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Library {
     Candlewick,
+    Onnxruntime,
+    Rten,
+    Torch,
     Fastembed,
     SentenceTransformers,
+    Candding,
 }
 
-/// The ONNX files that an export makes.
-const PLAIN: &str = "model.onnx";
-const OPTIMIZED: &str = "model_optimized.onnx";
+impl Library {
+    /// As its authors write it.
+    pub(super) fn title(self) -> &'static str {
+        match self {
+            Self::Candlewick => "candlewick",
+            Self::Onnxruntime => "ONNX Runtime",
+            Self::Rten => "rten",
+            Self::Torch => "torch",
+            Self::Fastembed => "fastembed",
+            Self::SentenceTransformers => "sentence-transformers",
+            Self::Candding => "candding",
+        }
+    }
 
-/// The rivals: name, library, batch size, graph. The batch sizes named "default" are the libraries' own.
-const RIVALS: [(&str, Library, usize, Option<&str>); 6] = [
-    ("fastembed, batch 256 (default)", Library::Fastembed, 256, Some(PLAIN)),
-    ("fastembed, batch 16", Library::Fastembed, 16, Some(PLAIN)),
-    ("fastembed, batch 2", Library::Fastembed, 2, Some(PLAIN)),
-    ("fastembed, batch 1", Library::Fastembed, 1, Some(PLAIN)),
-    ("fastembed, optimised graph, batch 1", Library::Fastembed, 1, Some(OPTIMIZED)),
-    ("sentence-transformers, batch 32 (default)", Library::SentenceTransformers, 32, None),
+    /// Whether it takes token ids; the others take texts, and candlewick both.
+    fn takes_tokens(self) -> bool {
+        matches!(self, Self::Candlewick | Self::Onnxruntime | Self::Rten | Self::Torch)
+    }
+}
+
+/// candlewick: name and precision. The first is what every ratio and every embedding is compared with.
+const CANDLEWICK: [(&str, &str); 3] =
+    [("candlewick f32", "f32"), ("candlewick bf16", "bf16"), ("candlewick int8", "int8")];
+
+/// A rival's row: what a further one needs.
+struct Rival {
+    name: &'static str,
+    library: Library,
+    precision: &'static str,
+    graph: Option<Graph>,
+    /// Texts of a batch; those named "default" are the libraries' own.
+    batch_size: Option<usize>,
+    /// Whether it starts in a time of its own: one row for each way to load a model.
+    in_start: bool,
+}
+
+const fn tokens(
+    name: &'static str,
+    library: Library,
+    precision: &'static str,
+    graph: Option<Graph>,
+) -> Rival {
+    Rival { name, library, precision, graph, batch_size: None, in_start: false }
+}
+
+const fn texts(name: &'static str, precision: &'static str, graph: Graph, batch_size: usize) -> Rival {
+    let (graph, batch_size) = (Some(graph), Some(batch_size));
+    Rival { name, library: Library::Fastembed, precision, graph, batch_size, in_start: false }
+}
+
+const RIVALS: [Rival; 16] = [
+    tokens("ONNX Runtime, plain graph", Library::Onnxruntime, "f32", Some(Graph::Plain)),
+    tokens("ONNX Runtime, optimised graph", Library::Onnxruntime, "f32", Some(Graph::Optimised)),
+    tokens("ONNX Runtime, plain graph, int8", Library::Onnxruntime, "int8", Some(Graph::PlainInt8)),
+    tokens("ONNX Runtime, optimised graph, int8", Library::Onnxruntime, "int8", Some(Graph::OptimisedInt8)),
+    tokens("rten, plain graph", Library::Rten, "f32", Some(Graph::Plain)),
+    tokens("rten, plain graph, int8", Library::Rten, "int8", Some(Graph::PlainInt8)),
+    tokens("torch", Library::Torch, "f32", None),
+    texts("fastembed, batch 256 (default)", "f32", Graph::Plain, 256),
+    texts("fastembed, batch 2", "f32", Graph::Plain, 2),
+    Rival { in_start: true, ..texts("fastembed, batch 1", "f32", Graph::Plain, 1) },
+    texts("fastembed, optimised graph, batch 2", "f32", Graph::Optimised, 2),
+    Rival { in_start: true, ..texts("fastembed, optimised graph, batch 1", "f32", Graph::Optimised, 1) },
+    texts("fastembed, plain graph, int8, batch 1", "int8", Graph::PlainInt8, 1),
+    texts("fastembed, optimised graph, int8, batch 1", "int8", Graph::OptimisedInt8, 1),
+    Rival {
+        name: "sentence-transformers, batch 32 (default)",
+        library: Library::SentenceTransformers,
+        precision: "f32",
+        graph: None,
+        batch_size: Some(32),
+        in_start: true,
+    },
+    Rival {
+        name: "candding, batch 32 (default)",
+        library: Library::Candding,
+        precision: "f32",
+        graph: None,
+        batch_size: Some(32),
+        in_start: true,
+    },
 ];
 
-/// Everybody that the options ask for. The first is candlewick as it comes.
-pub(super) fn all(setting: &Setting, options: &Options) -> Vec<Contestant> {
-    let is_wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
-    let mut contestants = vec![candlewick(setting, None)];
-    contestants.extend(options.batch_tokens.iter().map(|&tokens| candlewick(setting, Some(tokens))));
-    let wanted: Vec<_> = RIVALS.into_iter().filter(|(name, ..)| is_wanted(name)).collect();
-    if wanted.is_empty() {
-        return contestants;
+impl Rival {
+    fn takes_part(&self, workload: Workload) -> bool {
+        match workload {
+            Workload::Tokens { .. } => self.library.takes_tokens(),
+            Workload::Text => !self.library.takes_tokens(),
+            Workload::Start => self.in_start,
+        }
     }
-    let python = environment(options).map_err(|error| format!("{error:#}"));
-    let exported = if wanted.iter().any(|(_, library, ..)| *library == Library::Fastembed) {
-        let export = |python: &PathBuf| export(python, setting).map_err(|error| format!("{error:#}"));
-        python.as_ref().map_err(String::clone).and_then(export)
-    } else {
-        Ok(setting.folder.clone())
+}
+
+/// Everybody that the options ask for. The first is candlewick in f32.
+pub(super) fn all(
+    cell: &Cell,
+    model: &ModelFiles,
+    input: &Input,
+    programs: &Programs,
+    options: &Options,
+) -> Vec<Contestant> {
+    let is_wanted =
+        |name: &str| options.only.is_empty() || options.only.iter().any(|only| name.contains(only.as_str()));
+    let contestant = |name: String, job: Job, precision: &'static str, command: Result<Command, String>| {
+        let identity = Identity { name, library: job.library, precision };
+        let command = command.and_then(|mut command| {
+            let file = job_file(&job, &identity.name, cell, model).map_err(|error| format!("{error:#}"))?;
+            command.arg(file);
+            Ok(command)
+        });
+        Contestant { identity, command }
     };
-    for (name, library, batch_size, graph) in wanted {
-        let graph = graph.map(|file| exported.as_ref().map(|folder| folder.join(file))).transpose();
-        let graph = graph.map_err(String::clone);
-        let job = graph.map(|graph| Job { batch_size: Some(batch_size), graph, ..job(setting, library) });
-        let command = job.and_then(|job| rival_command(&job, name, python.as_ref(), setting));
-        contestants.push(Contestant { name: name.into(), command });
+    let job = |library, precision| job(library, precision, cell, model, input);
+    let mut contestants = Vec::new();
+    for (name, precision) in CANDLEWICK {
+        if contestants.is_empty() || is_wanted(name) {
+            let job = job(Library::Candlewick, precision);
+            contestants.push(contestant(name.to_owned(), job, precision, candlewick_command()));
+        }
+    }
+    for &tokens in &options.batch_tokens {
+        let (name, precision) = (format!("candlewick f32, {tokens} tokens a batch"), "f32");
+        let job = Job { batch_tokens: Some(tokens), ..job(Library::Candlewick, precision) };
+        contestants.push(contestant(name, job, precision, candlewick_command()));
+    }
+    for rival in RIVALS.iter().filter(|rival| rival.takes_part(cell.workload) && is_wanted(rival.name)) {
+        let prepare = |graph: Graph| graph.prepare(model, programs).map_err(|error| format!("{error:#}"));
+        let graph = rival.graph.map(prepare).transpose();
+        let mut job = job(rival.library, rival.precision);
+        job.batch_size = rival.batch_size;
+        let command = graph.and_then(|graph| {
+            job.graph = graph;
+            rival_command(rival.library, cell.threads, programs)
+        });
+        contestants.push(contestant(rival.name.to_owned(), job, rival.precision, command));
     }
     contestants
 }
 
-fn candlewick(setting: &Setting, batch_tokens: Option<usize>) -> Contestant {
-    let name = match batch_tokens {
-        None => "candlewick".to_owned(),
-        Some(tokens) => format!("candlewick, {tokens} tokens a batch"),
-    };
-    let command = || {
-        let job = Job { batch_tokens, ..job(setting, Library::Candlewick) };
-        let mut command = Command::new(std::env::current_exe().context("where this program lies")?);
-        command.args(["compare", "--worker"]).arg(job_file(&job, &name, setting)?);
-        Ok(command)
-    };
-    let command = command().map_err(|error: anyhow::Error| format!("{error:#}"));
-    Contestant { name, command }
-}
-
-fn job(setting: &Setting, library: Library) -> Job {
-    let spec = &setting.spec;
+fn job(library: Library, precision: &str, cell: &Cell, model: &ModelFiles, input: &Input) -> Job {
     Job {
         library,
-        model: spec.id.clone(),
-        model_folder: setting.model_folder.clone(),
-        texts_file: setting.texts_file.clone(),
-        threads: setting.threads,
-        max_length: setting.max_length,
-        pooling: spec.pooling.to_string(),
-        normalize: spec.normalize,
-        dim: spec.dim,
+        precision: precision.to_owned(),
+        model: model.id.map(str::to_owned),
+        model_folder: model.path.clone(),
+        input_file: input.file.clone(),
+        calls: input.calls,
+        threads: cell.threads,
+        max_length: model.max_length,
+        pooling: model.pooling.clone(),
+        normalize: model.normalize,
+        dim: model.dim,
         batch_tokens: None,
         batch_size: None,
         graph: None,
     }
 }
 
-fn rival_command(
-    job: &Job,
-    name: &str,
-    python: Result<&PathBuf, &String>,
-    setting: &Setting,
-) -> Result<Command, String> {
-    let mut command = Command::new(python.map_err(String::clone)?);
-    command.arg(crate::root().join("xtask/compare/worker.py"));
-    command.arg(job_file(job, name, setting).map_err(|error| format!("{error:#}"))?);
+fn candlewick_command() -> Result<Command, String> {
+    let program = std::env::current_exe().context("where this program lies");
+    let mut command = Command::new(program.map_err(|error| format!("{error:#}"))?);
+    command.args(["compare", "--worker"]);
+    Ok(command)
+}
+
+fn rival_command(library: Library, threads: usize, programs: &Programs) -> Result<Command, String> {
+    let mut command = match library {
+        Library::Rten => Command::new(programs.rten()?),
+        Library::Candding => Command::new(programs.candding()?),
+        _ => Command::new(programs.python()?),
+    };
+    if library != Library::Rten {
+        command.arg(script("worker.py"));
+    }
     // The libraries' own options come on top; these are for what has none.
-    let threads = setting.threads.to_string();
-    for variable in ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"] {
+    let threads = threads.to_string();
+    for variable in ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "RTEN_NUM_THREADS"] {
         command.env(variable, &threads);
     }
     command.env("HF_HUB_OFFLINE", "1");
     Ok(command)
 }
 
-fn job_file(job: &Job, name: &str, setting: &Setting) -> Result<PathBuf> {
-    let slug: Vec<&str> =
-        name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|s| !s.is_empty()).collect();
-    let path = setting.folder.join(format!("job-{}.json", slug.join("-")));
+fn job_file(job: &Job, name: &str, cell: &Cell, model: &ModelFiles) -> Result<PathBuf> {
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    let slug = words.collect::<Vec<_>>().join("-");
+    let path = model.work.join(format!("job-{}-{}-{slug}.json", cell.job, cell.threads));
     write_json(&path, job)?;
     Ok(path)
 }
 
-fn environment(options: &Options) -> Result<PathBuf> {
-    if let Some(python) = &options.python {
-        return Ok(python.clone());
-    }
-    progress(
-        "looking for the rivals' Python packages; the first time they are fetched, which takes minutes",
-    )?;
-    python::environment("fixtures", &crate::root().join("xtask/fixtures/requirements.lock"))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Writes the model as ONNX, plain and optimised, unless that has been done; returns the folder.
-fn export(python: &Path, setting: &Setting) -> Result<PathBuf> {
-    let scripts = crate::root().join("xtask/fixtures");
-    let folder = setting.folder.join("onnx");
-    let stamp = folder.join("exported.from");
-    let mut made_from = setting.model_folder.display().to_string();
-    for file in ["export_onnx.py", "requirements.lock"] {
-        let path = scripts.join(file);
-        let text = std::fs::read_to_string(&path);
-        made_from += &text.with_context(|| format!("could not read {}", path.display()))?;
+    fn names(workload: Workload) -> Vec<&'static str> {
+        RIVALS.iter().filter(|rival| rival.takes_part(workload)).map(|rival| rival.name).collect()
     }
-    if std::fs::read_to_string(&stamp).is_ok_and(|stamp| stamp == made_from) {
-        return Ok(folder);
+
+    #[test]
+    fn everybody_takes_part_somewhere_under_a_name_of_its_own() {
+        let (tokens, text) = (names(Workload::Tokens { batch: 1, length: 8 }), names(Workload::Text));
+        assert_eq!(tokens.len() + text.len(), RIVALS.len());
+        let mut all = [tokens, text].concat();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), RIVALS.len());
+        assert!(names(Workload::Start).len() >= 3);
     }
-    progress("exporting the model to ONNX")?;
-    let mut command = Command::new(python);
-    command.arg(scripts.join("export_onnx.py")).arg("--model").arg(&setting.model_folder);
-    command.arg("--out").arg(folder.join(PLAIN)).arg("--optimized").arg(folder.join(OPTIMIZED));
-    command.env("HF_HUB_OFFLINE", "1").stdout(std::io::stderr());
-    python::run(&mut command)?;
-    std::fs::write(&stamp, made_from).with_context(|| format!("could not write {}", stamp.display()))?;
-    Ok(folder)
+
+    #[test]
+    fn ratios_are_to_candlewick_in_f32() {
+        assert_eq!(CANDLEWICK[0].1, "f32");
+        for (name, precision) in CANDLEWICK {
+            assert!(precision.parse::<candlewick_engine::Precision>().is_ok(), "{name}");
+        }
+    }
 }

@@ -1,9 +1,9 @@
 //! A contestant's process, seen from outside.
 //!
-//! The protocol is lines: a worker says `{"loaded": ...}` with its packages' versions when its model is in
-//! memory, and `{"warm": ...}` after a first pass over the corpus. Then it answers `embed` by
-//! `{"seconds": ...}`, and `write FILE` by `{"dim": ...}` when the last pass's embeddings are in the file, as
-//! little-endian f32. When its input ends, so does it.
+//! The protocol is lines: a worker says `{"loaded": true}` when its model is in memory, and `{"warm": true}`
+//! after it has computed its input once. Then it answers `embed` by `{"seconds": [...]}`, one number per call
+//! of a pass; `write FILE` by `{"dim": ...}` when the last call's embeddings are in the file, as little-endian
+//! f32; and `versions` by `{"versions": [[PACKAGE, VERSION], ...]}`. When its input ends, so does it.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -16,14 +16,52 @@ use candlewick::Embedding;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::machine::TICKS_PER_SECOND;
+use super::machine::{self, TICKS_PER_SECOND};
+use super::stats::median;
+use crate::python::last_words;
 
-/// One pass over the corpus.
+/// One turn of a contestant.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pass {
+    /// Of a call: the median of the pass.
     pub(super) seconds: f64,
+    /// Of the whole pass.
+    pub(super) wall_seconds: f64,
     /// Of all threads together, where the system tells.
     pub(super) cpu_seconds: Option<f64>,
+    /// Of everything else on the machine meanwhile, and what its host took away, where the system tells.
+    pub(super) others_cpu_seconds: Option<f64>,
+}
+
+impl Pass {
+    /// How many cores other programs kept busy meanwhile.
+    pub(super) fn others_cores(&self) -> Option<f64> {
+        Some(self.others_cpu_seconds? / self.wall_seconds)
+    }
+}
+
+/// CPU seconds used so far, by a process and by the whole machine.
+struct Account {
+    own: Option<f64>,
+    all: Option<f64>,
+    at: Instant,
+}
+
+impl Account {
+    /// What a pass cost that began now; a process that is yet to start has used nothing.
+    fn begin(own: Option<f64>) -> Self {
+        Self { own, all: machine::cpu_seconds(), at: Instant::now() }
+    }
+
+    fn end(&self, own: Option<f64>, seconds: f64) -> Pass {
+        let wall_seconds = self.at.elapsed().as_secs_f64();
+        let difference = |after: Option<f64>, before: Option<f64>| Some(after? - before?);
+        let cpu_seconds = difference(own, self.own);
+        let all = difference(machine::cpu_seconds(), self.all);
+        // The accounts are rounded, each for itself.
+        let others_cpu_seconds = difference(all, cpu_seconds).map(|seconds| seconds.max(0.0));
+        Pass { seconds, wall_seconds, cpu_seconds, others_cpu_seconds }
+    }
 }
 
 /// A contestant's process.
@@ -33,14 +71,12 @@ pub(super) struct Worker {
     output: BufReader<ChildStdout>,
     log: PathBuf,
     load_seconds: f64,
-    versions: Vec<(String, String)>,
-    /// Used when it was warm, and during all passes since.
-    busy_cpu_seconds: Option<f64>,
 }
 
 #[derive(Deserialize)]
 struct Loaded {
-    loaded: Vec<(String, String)>,
+    #[serde(rename = "loaded")]
+    _loaded: bool,
 }
 
 #[derive(Deserialize)]
@@ -51,7 +87,7 @@ struct Warm {
 
 #[derive(Deserialize)]
 struct Embedded {
-    seconds: f64,
+    seconds: Vec<f64>,
 }
 
 #[derive(Deserialize)]
@@ -59,9 +95,14 @@ struct Written {
     dim: usize,
 }
 
+#[derive(Deserialize)]
+struct Versions {
+    versions: Vec<(String, String)>,
+}
+
 impl Worker {
     /// Starts it and waits until it is warm. What it writes to stderr goes to `log`.
-    pub(super) fn start(mut command: Command, log: &Path) -> Result<Self> {
+    pub(super) fn start(command: &mut Command, log: &Path) -> Result<Self> {
         let log_file = File::create(log).with_context(|| format!("could not write {}", log.display()))?;
         let started = Instant::now();
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log_file);
@@ -69,29 +110,29 @@ impl Worker {
             .spawn()
             .with_context(|| format!("could not start {}", command.get_program().display()))?;
         let (input, output) = (child.stdin.take(), child.stdout.take().expect("its output is piped"));
-        let mut worker = Self {
-            child,
-            input,
-            output: BufReader::new(output),
-            log: log.to_owned(),
-            load_seconds: 0.0,
-            versions: Vec::new(),
-            busy_cpu_seconds: None,
-        };
-        worker.versions = worker.answer::<Loaded>()?.loaded;
+        let output = BufReader::new(output);
+        let mut worker = Self { child, input, output, log: log.to_owned(), load_seconds: 0.0 };
+        worker.answer::<Loaded>()?;
         worker.load_seconds = started.elapsed().as_secs_f64();
         worker.answer::<Warm>()?;
-        worker.busy_cpu_seconds = worker.cpu_seconds();
         Ok(worker)
     }
 
-    /// Lets it embed the corpus once.
+    /// Lets it compute its input, as often as a pass does.
     pub(super) fn pass(&mut self) -> Result<Pass> {
-        let before = self.cpu_seconds();
+        let account = Account::begin(self.cpu_seconds());
         let Embedded { seconds } = self.ask("embed")?;
-        let cpu_seconds = self.cpu_seconds().zip(before).map(|(after, before)| after - before);
-        self.busy_cpu_seconds = self.busy_cpu_seconds.zip(cpu_seconds).map(|(busy, pass)| busy + pass);
-        Ok(Pass { seconds, cpu_seconds })
+        ensure!(!seconds.is_empty(), "it did nothing");
+        Ok(account.end(self.cpu_seconds(), median(&seconds)))
+    }
+
+    /// Ends it and takes a new one, until that is warm.
+    pub(super) fn restart(&mut self, command: &mut Command) -> Result<Pass> {
+        self.end();
+        let account = Account::begin(Some(0.0));
+        *self = Self::start(command, &self.log.clone())?;
+        let seconds = account.at.elapsed().as_secs_f64();
+        Ok(account.end(self.cpu_seconds(), seconds))
     }
 
     /// The embeddings of its last pass, through the file at `path`.
@@ -110,8 +151,8 @@ impl Worker {
     }
 
     /// Of the packages that do the work.
-    pub(super) fn versions(&self) -> &[(String, String)] {
-        &self.versions
+    pub(super) fn versions(&mut self) -> Result<Vec<(String, String)>> {
+        Ok(self.ask::<Versions>("versions")?.versions)
     }
 
     /// The largest amount of memory that was resident so far, in bytes. Only Linux tells.
@@ -119,14 +160,16 @@ impl Worker {
         peak_memory(&std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?)
     }
 
-    /// CPU seconds used since it was warm, but not in a pass.
-    pub(super) fn idle_cpu_seconds(&self) -> Option<f64> {
-        Some(self.cpu_seconds()? - self.busy_cpu_seconds?)
-    }
-
     /// CPU seconds used so far by all threads. Only Linux tells.
     fn cpu_seconds(&self) -> Option<f64> {
         cpu_seconds(&std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?)
+    }
+
+    fn end(&mut self) {
+        self.input = None;
+        // It may have ended by itself, which is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     fn ask<T: DeserializeOwned>(&mut self, request: &str) -> Result<T> {
@@ -151,18 +194,13 @@ impl Worker {
         self.input = None;
         let status = self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
         let log = std::fs::read(&self.log).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
-        let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
-        format!("{status}: {}", last.trim())
+        format!("{status}: {}", last_words(&log))
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.input = None;
-        // It may have ended by itself, which is as good.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.end();
     }
 }
 
@@ -195,11 +233,37 @@ mod tests {
     }
 
     #[test]
+    fn others_are_those_whose_turn_it_was_not() {
+        let pass =
+            Pass { seconds: 0.1, wall_seconds: 2.0, cpu_seconds: Some(3.0), others_cpu_seconds: Some(0.5) };
+        assert_eq!(pass.others_cores(), Some(0.25));
+        assert_eq!(Pass { others_cpu_seconds: None, ..pass }.others_cores(), None);
+        let unknown = Account { own: None, all: Some(1.0), at: Instant::now() }.end(Some(1.0), 0.1);
+        assert!(unknown.cpu_seconds.is_none() && unknown.others_cpu_seconds.is_none());
+    }
+
+    #[test]
+    fn a_worker_answers_and_is_replaced() {
+        let log = std::env::temp_dir().join(format!("candlewick-compare-ok-{}.log", std::process::id()));
+        let mut command = Command::new("sh");
+        let answers =
+            r#"echo '{"loaded":true}'; echo '{"warm":true}'; read x; echo '{"seconds":[3,1,2]}'; read x"#;
+        command.args(["-c", answers]);
+        let mut worker = Worker::start(&mut command, &log).unwrap();
+        assert_eq!(worker.pass().unwrap().seconds, 2.0);
+        let restart = worker.restart(&mut command).unwrap();
+        assert!(restart.seconds > 0.0 && worker.load_seconds() <= restart.seconds);
+        assert_eq!(worker.pass().unwrap().seconds, 2.0);
+        drop(worker);
+        std::fs::remove_file(&log).unwrap();
+    }
+
+    #[test]
     fn a_worker_that_dies_leaves_its_last_words() {
         let log = std::env::temp_dir().join(format!("candlewick-compare-{}.log", std::process::id()));
         let mut command = Command::new("sh");
         command.args(["-c", "echo first >&2; echo last words >&2; exit 3"]);
-        let error = Worker::start(command, &log).err().expect("it dies").to_string();
+        let error = Worker::start(&mut command, &log).err().expect("it dies").to_string();
         std::fs::remove_file(&log).unwrap();
         assert!(error.contains('3') && error.ends_with("last words"), "{error}");
     }

@@ -1,5 +1,7 @@
 //! The few statistics that the table needs.
 
+use std::fmt;
+
 /// The middle value, or the mean of the two in the middle; NaN for none.
 pub(super) fn median(values: &[f64]) -> f64 {
     let sorted = sorted(values);
@@ -17,9 +19,28 @@ pub(super) fn percentile(values: &[f64], percent: usize) -> f64 {
     sorted.get(rank - 1).copied().unwrap_or(f64::NAN)
 }
 
-/// How many times as fast as the other one was in each round, from seconds.
-pub(super) fn speedups(own_seconds: &[f64], other_seconds: &[f64]) -> Vec<f64> {
-    own_seconds.iter().zip(other_seconds).map(|(own, other)| other / own).collect()
+/// How many times one contestant's time is another's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Ratio {
+    /// Of the medians over the rounds.
+    pub(super) median: f64,
+    /// The smallest and the largest of any one round.
+    pub(super) range: (f64, f64),
+}
+
+impl Ratio {
+    /// From each round's time.
+    pub(super) fn of(times: &[f64], other_times: &[f64]) -> Self {
+        let rounds: Vec<f64> = times.iter().zip(other_times).map(|(time, other)| time / other).collect();
+        Self { median: median(times) / median(other_times), range: range(&rounds) }
+    }
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (min, max) = self.range;
+        write!(f, "{:.2}x ({min:.2}\u{2013}{max:.2})", self.median)
+    }
 }
 
 /// The smallest and the largest value.
@@ -56,8 +77,10 @@ mod tests {
     }
 
     #[test]
-    fn the_ratio_is_taken_round_by_round() {
-        // The second round was slow for both: ratios of the medians would hide that it was for both.
-        assert_eq!(speedups(&[1.0, 10.0, 1.0], &[2.0, 20.0, 2.0]), [2.0, 2.0, 2.0]);
+    fn a_ratio_is_of_medians_and_its_range_of_rounds() {
+        // The second round was slow for both, which the range does not show.
+        let ratio = Ratio::of(&[2.0, 20.0, 3.0], &[1.0, 10.0, 1.0]);
+        assert_eq!(ratio, Ratio { median: 3.0, range: (2.0, 3.0) });
+        assert_eq!(ratio.to_string(), "3.00x (2.00\u{2013}3.00)");
     }
 }

@@ -5,10 +5,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use candlewick::{LoadOptions, TextEmbedding};
+use candlewick::{Embedding, LoadOptions};
+use candlewick_models::{DenseModel, TextRole};
 use serde_json::json;
 
 use super::contestant::Job;
+use super::input::Sequences;
 use super::read_json;
 
 /// Runs a job, as standard input commands.
@@ -18,31 +20,52 @@ use super::read_json;
 /// When anything fails; whoever started the worker reads it from standard error.
 pub(super) fn main(job: &Path) -> Result<()> {
     let job: Job = read_json(job)?;
-    let mut options = LoadOptions::new().offline(true).threads(job.threads).max_length(job.max_length);
-    options.batch_tokens = job.batch_tokens;
-    let model = TextEmbedding::load_with(&job.model, options)?;
-    say(&json!({ "loaded": [] }))?;
+    let model = load(&job)?;
+    say(&json!({ "loaded": true }))?;
 
-    let texts: Vec<String> = read_json(&job.texts_file)?;
-    let mut embeddings = model.embed(&texts)?;
+    let sequences: Sequences = read_json(&job.input_file)?;
+    let mut embeddings = embed(&model, &sequences)?;
     say(&json!({ "warm": true }))?;
     for line in std::io::stdin().lock().lines() {
         let line = line.context("could not read standard input")?;
         match line.split_once(' ').unwrap_or((&line, "")) {
             ("embed", "") => {
-                let started = Instant::now();
-                embeddings = model.embed(&texts)?;
-                say(&json!({ "seconds": started.elapsed().as_secs_f64() }))?;
+                let mut seconds = Vec::with_capacity(job.calls);
+                for _ in 0..job.calls {
+                    let started = Instant::now();
+                    embeddings = embed(&model, &sequences)?;
+                    seconds.push(started.elapsed().as_secs_f64());
+                }
+                say(&json!({ "seconds": seconds }))?;
             }
             ("write", path) => {
                 let bytes: Vec<u8> = embeddings.iter().flatten().flat_map(|x| x.to_le_bytes()).collect();
                 std::fs::write(path, bytes).with_context(|| format!("could not write {path}"))?;
-                say(&json!({ "dim": model.embedding_size() }))?;
+                say(&json!({ "dim": model.dim() }))?;
             }
+            // It is this program, whose commit stands in the report.
+            ("versions", "") => say(&json!({ "versions": [] }))?,
             _ => bail!("unknown command {line:?}"),
         }
     }
     Ok(())
+}
+
+fn load(job: &Job) -> Result<DenseModel> {
+    let options = LoadOptions::new().offline(true).threads(job.threads).max_length(job.max_length);
+    let mut options = options.precision(job.precision.parse()?);
+    options.batch_tokens = job.batch_tokens;
+    Ok(match &job.model {
+        Some(id) => DenseModel::load(id, options)?,
+        None => DenseModel::from_folder(&job.model_folder, options)?,
+    })
+}
+
+fn embed(model: &DenseModel, sequences: &Sequences) -> Result<Vec<Embedding>> {
+    Ok(match sequences {
+        Sequences::Texts(texts) => model.embed(texts, TextRole::Plain)?,
+        Sequences::Tokens(tokens) => model.embed_tokens(tokens)?,
+    })
 }
 
 fn say(message: &serde_json::Value) -> Result<()> {

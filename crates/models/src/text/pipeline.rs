@@ -25,6 +25,9 @@ const TOKENIZE_TEXTS: usize = 16;
 /// Below this many tokens a batch is not split to employ another thread.
 const MIN_SPLIT_TOKENS: usize = 64;
 
+/// Token ids, and type ids where these are not all zero.
+pub(crate) type Sequence<'a> = (&'a [u32], Option<&'a [u32]>);
+
 /// What is needed to run texts through an encoder.
 #[derive(Debug)]
 pub(crate) struct Pipeline<'a> {
@@ -52,25 +55,42 @@ impl Pipeline<'_> {
         let mut results = Vec::with_capacity(texts.len());
         for window in windows(texts) {
             let encodings = self.tokenize(&texts[window.clone()], window.start, prompt)?;
-            let lengths: Vec<usize> = encodings.iter().map(|encoding| encoding.token_ids.len()).collect();
-            let batches = plan(&lengths, self.budget(&lengths));
-            let outputs = self.pool.try_map(&batches, |indices| {
-                let sequences = indices.iter().map(|&index| {
-                    let encoding = &encodings[index];
-                    (encoding.token_ids.as_slice(), encoding.type_ids.as_deref())
-                });
-                let run = || head_of(encoder, &head, &Batch::pack(sequences)?);
-                run().map_err(|source| Error::Engine { model: self.name.into(), source: Box::new(source) })
-            })?;
-            let mut in_order: Vec<Option<R>> = encodings.iter().map(|_| None).collect();
-            for (index, result) in batches.iter().flatten().zip(outputs.into_iter().flatten()) {
-                in_order[*index] = result;
-            }
-            for (index, result) in window.zip(in_order) {
-                results.push(result.ok_or_else(|| Error::NonFinite { model: self.name.into(), index })?);
-            }
+            let sequences: Vec<Sequence<'_>> = encodings
+                .iter()
+                .map(|encoding| (encoding.token_ids.as_slice(), encoding.type_ids.as_deref()))
+                .collect();
+            results.extend(self.run_sequences(&sequences, window.start, encoder, &head)?);
         }
         Ok(results)
+    }
+
+    /// [`run`](Self::run) from token ids on; `first_index` is that of the first sequence, for errors.
+    pub(crate) fn run_sequences<R, H>(
+        &self,
+        sequences: &[Sequence<'_>],
+        first_index: usize,
+        encoder: &dyn TextEncoder,
+        head: &H,
+    ) -> Result<Vec<R>>
+    where
+        R: Send,
+        H: Fn(&Tensor, &Batch) -> candlewick_engine::Result<Vec<Option<R>>> + Sync,
+    {
+        let lengths: Vec<usize> = sequences.iter().map(|(token_ids, _)| token_ids.len()).collect();
+        let batches = plan(&lengths, self.budget(&lengths));
+        let outputs = self.pool.try_map(&batches, |indices| {
+            let batch = || Batch::pack(indices.iter().map(|&index| sequences[index]));
+            let run = || head_of(encoder, head, &batch()?);
+            run().map_err(|source| Error::Engine { model: self.name.into(), source: Box::new(source) })
+        })?;
+        let mut in_order: Vec<Option<R>> = sequences.iter().map(|_| None).collect();
+        for (index, result) in batches.iter().flatten().zip(outputs.into_iter().flatten()) {
+            in_order[*index] = result;
+        }
+        let or_error = |(offset, result): (usize, Option<R>)| {
+            result.ok_or_else(|| Error::NonFinite { model: self.name.into(), index: first_index + offset })
+        };
+        in_order.into_iter().enumerate().map(or_error).collect()
     }
 
     /// Number of tokens of all `texts` together, after truncation, special tokens included.
