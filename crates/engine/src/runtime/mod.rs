@@ -1,6 +1,7 @@
 //! Where computation runs: the device, the threads that feed it, and teams of threads inside one forward.
 
 mod device;
+pub(crate) mod memory;
 mod team;
 mod threads;
 

@@ -91,6 +91,18 @@ impl ThreadPool {
         }
     }
 
+    /// Runs both, at the same time if a thread is idle.
+    pub fn join<A: Send, B: Send>(
+        &self,
+        first: impl FnOnce() -> A + Send,
+        second: impl FnOnce() -> B + Send,
+    ) -> (A, B) {
+        match &self.workers {
+            Some(workers) => workers.pool.join(first, second),
+            None => (first(), second()),
+        }
+    }
+
     /// Runs `work` on the calling thread, and lets the pool's idle threads take part in what its kernels can
     /// split. Does not wait for any thread: where none is idle, `work` runs as if there was no pool.
     pub fn with_team<R>(&self, work: impl FnOnce() -> R) -> R {

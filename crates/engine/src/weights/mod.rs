@@ -8,6 +8,7 @@
 //! Format: <https://github.com/huggingface/safetensors#format>.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,8 @@ use std::sync::{Mutex, PoisonError};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::{Error, Result};
+use crate::runtime::memory;
+use crate::{Error, Result, ThreadPool};
 
 /// The tensors of a checkpoint, in one file or several.
 #[derive(Debug)]
@@ -24,6 +26,7 @@ pub struct Weights {
     files: Vec<MappedFile>,
     tensors: BTreeMap<String, TensorInfo>,
     read: Mutex<BTreeSet<String>>,
+    pool: Option<ThreadPool>,
 }
 
 #[derive(Debug)]
@@ -47,12 +50,23 @@ impl Weights {
     ///
     /// When a file cannot be read, is not a valid safetensors file, or repeats a tensor of another.
     pub fn open<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Result<Self> {
-        let mut weights =
-            Self { files: Vec::new(), tensors: BTreeMap::new(), read: Mutex::new(BTreeSet::new()) };
+        let mut weights = Self {
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+            read: Mutex::new(BTreeSet::new()),
+            pool: None,
+        };
         for path in paths {
             weights.map(path.as_ref())?;
         }
         Ok(weights)
+    }
+
+    /// Lets [`View::load_each`] use the threads of `pool`.
+    #[must_use]
+    pub fn with_threads(mut self, pool: &ThreadPool) -> Self {
+        self.pool = Some(pool.clone());
+        self
     }
 
     fn map(&mut self, path: &Path) -> Result<()> {
@@ -118,14 +132,10 @@ impl Weights {
         }
         let bytes = &file.bytes[info.bytes.clone()];
         // The format is little-endian, and offers no alignment.
-        let values: Vec<f32> = match info.dtype {
-            Dtype::F32 => bytes.as_chunks().0.iter().map(|&four| f32::from_le_bytes(four)).collect(),
-            Dtype::F16 => {
-                bytes.as_chunks().0.iter().map(|&two| half::f16::from_le_bytes(two).to_f32()).collect()
-            }
-            Dtype::BF16 => {
-                bytes.as_chunks().0.iter().map(|&two| half::bf16::from_le_bytes(two).to_f32()).collect()
-            }
+        let read = match info.dtype {
+            Dtype::F32 => widen(bytes, f32::from_le_bytes),
+            Dtype::F16 => widen(bytes, |two| half::f16::from_le_bytes(two).to_f32()),
+            Dtype::BF16 => widen(bytes, |two| half::bf16::from_le_bytes(two).to_f32()),
             other => {
                 return Err(Error::TensorDtype {
                     path: path(),
@@ -134,10 +144,12 @@ impl Weights {
                 });
             }
         };
-        if let Some(index) = first_non_finite(&values) {
-            let value = values[index];
-            return Err(Error::NonFiniteTensor { path: path(), tensor: tensor(), index, value });
-        }
+        let values = read.map_err(|(index, value)| Error::NonFiniteTensor {
+            path: path(),
+            tensor: tensor(),
+            index,
+            value,
+        })?;
         file.release(&info.bytes);
         // A panic while the set is locked leaves it whole: insertion is its only use.
         self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(tensor());
@@ -194,6 +206,33 @@ impl<'a> View<'a> {
         self.weights.read_f32(&self.full_name(name), shape)
     }
 
+    /// Loads parts that the checkpoint numbers, `0.` to `count - 1.` below this view, at the same time on the
+    /// threads that [`Weights::with_threads`] named.
+    ///
+    /// # Errors
+    ///
+    /// The error of the first part that has one.
+    pub fn load_each<T, E>(
+        &self,
+        count: usize,
+        load: impl Fn(View<'a>) -> Result<T, E> + Send + Sync,
+    ) -> Result<Vec<T>, E>
+    where
+        T: Send,
+        E: Send,
+    {
+        let load = |part: usize| load(self.pp(part));
+        match &self.weights.pool {
+            // A count is a configuration file's word, so it must not size anything before there are tensors.
+            Some(pool) if count <= self.weights.tensors.len() => {
+                let parts: Vec<usize> = (0..count).collect();
+                let Ok(loaded) = pool.try_map(&parts, |&part| Ok::<_, Infallible>(load(part)));
+                loaded.into_iter().collect()
+            }
+            _ => (0..count).map(load).collect(),
+        }
+    }
+
     /// Declares this view's reading finished.
     ///
     /// # Errors
@@ -221,16 +260,25 @@ impl<'a> View<'a> {
     }
 }
 
-/// The fast path sums exponent checks without a branch, so that the compiler can vectorise it.
-fn first_non_finite(values: &[f32]) -> Option<usize> {
+/// Converts elements of `N` bytes each; an element that is not finite is an error with its index.
+///
+/// Works in blocks that are still in the first-level cache when they are checked. The check has no branch per
+/// element, so that the compiler can vectorise it.
+fn widen<const N: usize>(bytes: &[u8], to_f32: impl Fn([u8; N]) -> f32) -> Result<Vec<f32>, (usize, f32)> {
     const BLOCK: usize = 1024;
-    for (block, chunk) in values.chunks(BLOCK).enumerate() {
-        if chunk.iter().fold(false, |bad, value| bad | !value.is_finite()) {
-            let offset = chunk.iter().position(|value| !value.is_finite())?;
-            return Some(block * BLOCK + offset);
+    let (elements, _) = bytes.as_chunks::<N>();
+    let mut values = memory::vec_with_capacity(elements.len());
+    for block in elements.chunks(BLOCK) {
+        let start = values.len();
+        values.extend(block.iter().map(|&element| to_f32(element)));
+        let is_bad = |value: &f32| !value.is_finite();
+        if values[start..].iter().fold(false, |bad, value| bad | is_bad(value))
+            && let Some(offset) = values[start..].iter().position(is_bad)
+        {
+            return Err((start + offset, values[start + offset]));
         }
     }
-    None
+    Ok(values)
 }
 
 #[cfg(test)]
