@@ -21,7 +21,7 @@
 
 mod text_embedding;
 
-pub use candlewick_engine::{DeviceChoice, Error as EngineError, Pooling, ThreadPool};
+pub use candlewick_engine::{DeviceChoice, Error as EngineError, Pooling, Precision, ThreadPool};
 pub use candlewick_models::source::{Progress, ProgressFn};
 pub use candlewick_models::{
     Attempt, Embedding, Error, Kind, LoadOptions, ModelSpec, Prompts, ReferenceFigures, Registry, Result,

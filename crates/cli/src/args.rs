@@ -4,7 +4,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use candlewick::{DeviceChoice, Pooling};
+use candlewick::{DeviceChoice, Pooling, Precision};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) const DEFAULT_MODEL: &str = "sentence-transformers/all-MiniLM-L6-v2";
@@ -125,8 +125,8 @@ pub(crate) struct ComputeArgs {
     #[arg(long, value_name = "NAME", default_value = "cpu")]
     pub(crate) device: DeviceChoice,
 
-    /// What to compute in
-    #[arg(long, default_value = "f32")]
+    /// What linear layers compute in: f32, bf16, f16 or int8. Less than f32 is faster and less exact
+    #[arg(long, value_name = "NAME", default_value = "f32")]
     pub(crate) precision: Precision,
 }
 
@@ -190,11 +190,6 @@ pub(crate) enum OutputFormat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum KindArg {
     Dense,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Precision {
-    F32,
 }
 
 fn parse_pooling(name: &str) -> anyhow::Result<Pooling> {

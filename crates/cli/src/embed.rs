@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Result, anyhow};
 use candlewick::{Embedding, Error, LoadOptions, TextEmbedding};
 
-use crate::args::{ComputeArgs, EmbedArgs, ModelArgs, OutputFormat, Precision};
+use crate::args::{ComputeArgs, EmbedArgs, ModelArgs, OutputFormat};
 use crate::input::{Input, Item};
 use crate::output::Destination;
 use crate::progress::{self, EmbedBar};
@@ -66,15 +66,13 @@ fn load(args: &EmbedArgs) -> candlewick::Result<TextEmbedding> {
 
 fn computation(mut options: LoadOptions, model: &ModelArgs, compute: &ComputeArgs) -> LoadOptions {
     let ComputeArgs { batch_tokens, threads, device, precision } = compute;
-    // The one precision that there is needs no option.
-    let Precision::F32 = precision;
     options.pooling = model.pooling;
     options.normalize = model.normalize;
     options.max_length = model.max_length.map(Into::into);
     options.dim = model.dim.map(Into::into);
     options.batch_tokens = batch_tokens.map(Into::into);
     options.threads = threads.map(Into::into);
-    options.device(*device)
+    options.device(*device).precision(*precision)
 }
 
 /// What texts are to a search.

@@ -75,6 +75,20 @@ pub enum Error {
         /// The type in the file.
         found: String,
     },
+    /// A weight is too large for the precision that was asked for.
+    #[error("{}: tensor `{tensor}` holds {value} at element {index}, which {precision} cannot hold", path.display())]
+    WeightOutOfRange {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Index of the element in row-major order.
+        index: usize,
+        /// The element.
+        value: f32,
+        /// What was asked for.
+        precision: crate::Precision,
+    },
     /// A weight is NaN or infinite.
     #[error("{}: tensor `{tensor}` holds {value} at element {index}", path.display())]
     NonFiniteTensor {

@@ -30,6 +30,7 @@ mod error;
 pub mod kernels;
 pub mod nn;
 pub mod pooling;
+mod precision;
 pub mod runtime;
 mod weights;
 
@@ -37,5 +38,6 @@ pub use batch::{Batch, plan};
 pub use encoder::TextEncoder;
 pub use error::{Error, Result};
 pub use pooling::Pooling;
+pub use precision::Precision;
 pub use runtime::{DeviceChoice, ThreadPool};
 pub use weights::{View, Weights};

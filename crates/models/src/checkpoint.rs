@@ -36,7 +36,8 @@ impl Checkpoint {
     /// Reads `weights`, the files of the checkpoint, with the threads of `pool`.
     pub(crate) fn read(&self, weights: &[PathBuf], pool: &ThreadPool) -> Result<Network> {
         let engine_error = |source| engine_error(&self.name, source);
-        let weights = Weights::open(weights).map_err(engine_error)?.with_threads(pool);
+        let weights = Weights::open(weights).map_err(engine_error)?;
+        let weights = weights.with_precision(self.options.precision).with_threads(pool);
         let encoder = self.config.load(&weights, &self.device).map_err(engine_error)?;
         let projections = DenseHead::load_projections(&self.folder_config.projections, &self.device);
         let (options, spec) = (&self.options, self.spec.as_ref());

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use candlewick_engine::{DeviceChoice, Pooling, ThreadPool};
+use candlewick_engine::{DeviceChoice, Pooling, Precision, ThreadPool};
 
 use crate::registry::Registry;
 use crate::source::{ProgressFn, SourceOptions};
@@ -33,6 +33,8 @@ pub struct LoadOptions {
     pub thread_pool: Option<ThreadPool>,
     /// Where to compute. Default: the CPU.
     pub device: DeviceChoice,
+    /// What linear layers are held and multiplied in. Default: f32, as the original computes.
+    pub precision: Precision,
     /// The weights file, for folders that do not call it `model.safetensors`.
     pub weights: Option<PathBuf>,
     /// Default: what the registry or the folder says, else the mean.
@@ -67,6 +69,7 @@ impl LoadOptions {
             threads: None,
             thread_pool: None,
             device: DeviceChoice::Cpu,
+            precision: Precision::F32,
             weights: None,
             pooling: None,
             normalize: None,
@@ -119,6 +122,7 @@ setters! {
     threads: usize => Some(threads);
     thread_pool: ThreadPool => Some(thread_pool);
     device: DeviceChoice => device;
+    precision: Precision => precision;
     weights: impl Into<PathBuf> => Some(weights.into());
     pooling: Pooling => Some(pooling);
     normalize: bool => Some(normalize);

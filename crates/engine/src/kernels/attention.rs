@@ -7,8 +7,8 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
-use super::gemm::{Matrix, gemm};
 use super::math::exp;
+use super::strided::{Matrix, gemm};
 use super::{contiguous_f32, simd};
 use crate::Batch;
 

@@ -13,12 +13,13 @@ mod layer_norm;
 mod linear;
 mod math;
 mod pooling;
+mod strided;
 
 pub use activation::Activation;
 pub use attention::{AttentionShape, attention, attention_reference};
 pub use gelu::{gelu_erf, gelu_erf_reference, gelu_tanh, gelu_tanh_reference};
 pub use layer_norm::{LayerNormOp, layer_norm_reference};
-pub use linear::{PackedLinear, linear_reference};
+pub use linear::{PackError, PackedLinear, linear_reference};
 pub use math::{exp, tanh};
 pub use pooling::{mean_pool, mean_pool_reference};
 

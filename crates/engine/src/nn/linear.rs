@@ -2,11 +2,11 @@
 //!
 //! Sizes come from configuration files, so nothing is allocated by them before a tensor has that shape.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
-use crate::kernels::PackedLinear;
+use crate::kernels::{PackError, PackedLinear};
 use crate::nn::Activation;
-use crate::{Result, View};
+use crate::{Error, Precision, Result, View};
 
 /// `y = activation(x W^T + b)`.
 pub struct Linear {
@@ -61,6 +61,11 @@ impl Linear {
     /// When a tensor is missing or malformed.
     pub fn load_side_by_side(views: &[View], config: LinearConfig, device: &Device) -> Result<Self> {
         let LinearConfig { in_features, out_features, .. } = config;
+        if in_features == 0 || out_features == 0 {
+            let problem = format!("a linear layer from {in_features} to {out_features} features");
+            return Err(Error::InvalidLayer { problem });
+        }
+        let precision = views.first().map_or(Precision::F32, View::precision);
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
         for view in views {
             weight.extend(view.read_f32("weight", &[out_features, in_features])?);
@@ -70,33 +75,50 @@ impl Linear {
                 bias.resize(bias.len() + out_features, 0.0);
             }
         }
-        Self::new(&weight, bias, in_features, config.activation, device)
+        if !device.is_cpu() {
+            return Self::from_tensors(&weight, bias, in_features, config.activation, precision, device);
+        }
+        let packed = PackedLinear::new(&weight, bias, in_features, config.activation, precision);
+        let packed = packed.map_err(|error| match error {
+            PackError::OutOfRange(index) => {
+                let (path, tensor) = views[index / (out_features * in_features)].place("weight");
+                let value = weight[index];
+                Error::WeightOutOfRange {
+                    path,
+                    tensor,
+                    index: index % (out_features * in_features),
+                    value,
+                    precision,
+                }
+            }
+            PackError::TooWide => {
+                Error::InvalidLayer { problem: format!("{in_features} inputs are too many for {precision}") }
+            }
+        })?;
+        Ok(Self { parameters: Parameters::Packed(packed) })
     }
 
     /// `weight` is `[out_features, in_features]` in row-major order.
-    fn new(
-        weight: &[f32],
-        bias: Vec<f32>,
-        in_features: usize,
-        activation: Option<Activation>,
-        device: &Device,
-    ) -> Result<Self> {
-        if device.is_cpu() {
-            let packed = PackedLinear::new(weight, bias, in_features, activation);
-            return Ok(Self { parameters: Parameters::Packed(packed) });
-        }
-        Self::from_tensors(weight, bias, in_features, activation, device)
-    }
-
     fn from_tensors(
         weight: &[f32],
         bias: Vec<f32>,
         in_features: usize,
         activation: Option<Activation>,
+        precision: Precision,
         device: &Device,
     ) -> Result<Self> {
+        let dtype = match precision {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+            Precision::F16 => DType::F16,
+            Precision::Int8 => {
+                let problem = "int8 is for the CPU: on other devices, use bf16 or f16".into();
+                return Err(Error::InvalidLayer { problem });
+            }
+        };
         let out_features = bias.len();
         let weight = Tensor::from_slice(weight, (out_features, in_features), device)?.t()?.contiguous()?;
+        let weight = weight.to_dtype(dtype)?;
         let bias = Tensor::from_vec(bias, out_features, device)?;
         Ok(Self { parameters: Parameters::Tensors { weight, bias, activation } })
     }
@@ -110,7 +132,8 @@ impl Linear {
         match &self.parameters {
             Parameters::Packed(packed) => Ok(x.apply_op1_no_bwd(packed)?),
             Parameters::Tensors { weight, bias, activation } => {
-                let y = x.matmul(weight)?.broadcast_add(bias)?;
+                let product = x.to_dtype(weight.dtype())?.matmul(weight)?.to_dtype(DType::F32)?;
+                let y = product.broadcast_add(bias)?;
                 composed_activation(&y, *activation)
             }
         }
@@ -145,8 +168,11 @@ mod tests {
         let x = Tensor::from_vec(x, (3, 4), &Device::Cpu).unwrap();
         let activations = [Activation::GeluErf, Activation::GeluTanh, Activation::Relu, Activation::Tanh];
         for activation in activations.map(Some).into_iter().chain([None]) {
-            let packed = Linear::new(&weight, bias.clone(), 4, activation, &Device::Cpu).unwrap();
-            let composed = Linear::from_tensors(&weight, bias.clone(), 4, activation, &Device::Cpu).unwrap();
+            let packed = PackedLinear::new(&weight, bias.clone(), 4, activation, Precision::F32).unwrap();
+            let packed = Linear { parameters: Parameters::Packed(packed) };
+            let composed =
+                Linear::from_tensors(&weight, bias.clone(), 4, activation, Precision::F32, &Device::Cpu)
+                    .unwrap();
             let rows =
                 |linear: &Linear| linear.forward(&x).unwrap().flatten_all().unwrap().to_vec1().unwrap();
             let (packed, composed): (Vec<f32>, Vec<f32>) = (rows(&packed), rows(&composed));

@@ -18,7 +18,7 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::runtime::memory;
-use crate::{Error, Result, ThreadPool};
+use crate::{Error, Precision, Result, ThreadPool};
 
 /// The tensors of a checkpoint, in one file or several.
 #[derive(Debug)]
@@ -26,6 +26,7 @@ pub struct Weights {
     files: Vec<MappedFile>,
     tensors: BTreeMap<String, TensorInfo>,
     read: Mutex<BTreeSet<String>>,
+    precision: Precision,
     pool: Option<ThreadPool>,
 }
 
@@ -54,6 +55,7 @@ impl Weights {
             files: Vec::new(),
             tensors: BTreeMap::new(),
             read: Mutex::new(BTreeSet::new()),
+            precision: Precision::F32,
             pool: None,
         };
         for path in paths {
@@ -93,6 +95,11 @@ impl Weights {
         }
         self.files.push(MappedFile { path: path.to_owned(), bytes });
         Ok(())
+    }
+
+    /// Makes the linear layers that are loaded from this checkpoint hold their weights in `precision`.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// The whole checkpoint as a view.
@@ -195,6 +202,18 @@ impl<'a> View<'a> {
     /// Whether the tensor is there.
     pub fn contains(&self, name: &str) -> bool {
         self.weights.contains(&self.full_name(name))
+    }
+
+    /// What linear layers are to be held in.
+    pub fn precision(&self) -> Precision {
+        self.weights.precision
+    }
+
+    /// The file that a tensor is in, and its full name: where an error about it points.
+    pub(crate) fn place(&self, name: &str) -> (PathBuf, String) {
+        let name = self.full_name(name);
+        let file = self.weights.tensors.get(&name).map(|info| self.weights.files[info.file].path.clone());
+        (file.unwrap_or_else(|| self.weights.first_path()), name)
     }
 
     /// The tensor's elements as f32, in row-major order.
