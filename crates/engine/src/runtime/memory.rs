@@ -1,12 +1,12 @@
 //! Memory for parameters, which is allocated once and read for as long as the model lives.
 
-/// An empty vector with room for `len` elements.
+/// Makes room for `additional` elements, without more in reserve.
 ///
-/// A large one is on huge pages where the system has them (Linux, unless transparent huge pages are set to
-/// `never`): its first use then costs hundreds of times fewer page faults, and reading it at random fewer
+/// A large vector is on huge pages where the system has them (Linux, unless transparent huge pages are set to
+/// `never`). Its first use then costs hundreds of times fewer page faults, and reading it at random fewer
 /// misses of the TLB.
-pub(crate) fn vec_with_capacity(len: usize) -> Vec<f32> {
-    let values = Vec::<f32>::with_capacity(len);
+pub(crate) fn reserve(values: &mut Vec<f32>, additional: usize) {
+    values.reserve_exact(additional);
     #[cfg(target_os = "linux")]
     {
         const PAGE: usize = 4096;
@@ -20,5 +20,4 @@ pub(crate) fn vec_with_capacity(len: usize) -> Vec<f32> {
             unsafe { libc::madvise(first as *mut libc::c_void, last - first, libc::MADV_HUGEPAGE) };
         }
     }
-    values
 }

@@ -127,7 +127,7 @@ impl Weights {
         self.files.first().map(|file| file.path.clone()).unwrap_or_default()
     }
 
-    fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    fn append_f32(&self, values: &mut Vec<f32>, name: &str, shape: &[usize]) -> Result<()> {
         let Some(info) = self.tensors.get(name) else {
             return Err(Error::MissingTensor { path: self.first_path(), tensor: name.into() });
         };
@@ -140,9 +140,9 @@ impl Weights {
         let bytes = &file.bytes[info.bytes.clone()];
         // The format is little-endian, and offers no alignment.
         let read = match info.dtype {
-            Dtype::F32 => widen(bytes, f32::from_le_bytes),
-            Dtype::F16 => widen(bytes, |two| half::f16::from_le_bytes(two).to_f32()),
-            Dtype::BF16 => widen(bytes, |two| half::bf16::from_le_bytes(two).to_f32()),
+            Dtype::F32 => widen(values, bytes, f32::from_le_bytes),
+            Dtype::F16 => widen(values, bytes, |two| half::f16::from_le_bytes(two).to_f32()),
+            Dtype::BF16 => widen(values, bytes, |two| half::bf16::from_le_bytes(two).to_f32()),
             other => {
                 return Err(Error::TensorDtype {
                     path: path(),
@@ -151,7 +151,7 @@ impl Weights {
                 });
             }
         };
-        let values = read.map_err(|(index, value)| Error::NonFiniteTensor {
+        read.map_err(|(index, value)| Error::NonFiniteTensor {
             path: path(),
             tensor: tensor(),
             index,
@@ -160,7 +160,7 @@ impl Weights {
         file.release(&info.bytes);
         // A panic while the set is locked leaves it whole: insertion is its only use.
         self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(tensor());
-        Ok(values)
+        Ok(())
     }
 }
 
@@ -222,7 +222,18 @@ impl<'a> View<'a> {
     ///
     /// When the tensor is missing, has another shape, is not F32, F16 or BF16, or holds NaN or infinity.
     pub fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        self.weights.read_f32(&self.full_name(name), shape)
+        let mut values = Vec::new();
+        self.append_f32(&mut values, name, shape)?;
+        Ok(values)
+    }
+
+    /// Appends the tensor's elements to `values`, as [`View::read_f32`] returns them.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`View::read_f32`]; `values` may then have grown.
+    pub fn append_f32(&self, values: &mut Vec<f32>, name: &str, shape: &[usize]) -> Result<()> {
+        self.weights.append_f32(values, &self.full_name(name), shape)
     }
 
     /// Loads parts that the checkpoint numbers, `0.` to `count - 1.` below this view, at the same time on the
@@ -279,25 +290,30 @@ impl<'a> View<'a> {
     }
 }
 
-/// Converts elements of `N` bytes each; an element that is not finite is an error with its index.
+/// Appends elements of `N` bytes each; one that is not finite is an error with its index.
 ///
 /// Works in blocks that are still in the first-level cache when they are checked. The check has no branch per
 /// element, so that the compiler can vectorise it.
-fn widen<const N: usize>(bytes: &[u8], to_f32: impl Fn([u8; N]) -> f32) -> Result<Vec<f32>, (usize, f32)> {
+fn widen<const N: usize>(
+    values: &mut Vec<f32>,
+    bytes: &[u8],
+    to_f32: impl Fn([u8; N]) -> f32,
+) -> Result<(), (usize, f32)> {
     const BLOCK: usize = 1024;
     let (elements, _) = bytes.as_chunks::<N>();
-    let mut values = memory::vec_with_capacity(elements.len());
-    for block in elements.chunks(BLOCK) {
+    memory::reserve(values, elements.len());
+    let is_bad = |value: &f32| !value.is_finite();
+    for (block, elements) in elements.chunks(BLOCK).enumerate() {
         let start = values.len();
-        values.extend(block.iter().map(|&element| to_f32(element)));
-        let is_bad = |value: &f32| !value.is_finite();
-        if values[start..].iter().fold(false, |bad, value| bad | is_bad(value))
-            && let Some(offset) = values[start..].iter().position(is_bad)
+        values.extend(elements.iter().map(|&element| to_f32(element)));
+        let added = &values[start..];
+        if added.iter().fold(false, |bad, value| bad | is_bad(value))
+            && let Some(offset) = added.iter().position(is_bad)
         {
-            return Err((start + offset, values[start + offset]));
+            return Err((block * BLOCK + offset, added[offset]));
         }
     }
-    Ok(values)
+    Ok(())
 }
 
 #[cfg(test)]
