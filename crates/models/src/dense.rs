@@ -77,6 +77,7 @@ impl DenseModel {
         let dim = check_dim(&name, options.dim, full_dim)?;
         let stated = folder_config.max_length.or(spec.as_ref().map(|spec| spec.max_length));
         let max_length = effective_max_length(&name, options.max_length, stated, config.max_positions())?;
+        candlewick_engine::runtime::keep_freed_memory();
         let device = options.device.open().map_err(engine_error)?;
         let pool = match &options.thread_pool {
             Some(pool) => pool.clone(),
