@@ -1,48 +1,58 @@
-//! A text's embedding depends on the text alone: not on its batch mates, their order, the token budget or the
-//! number of threads.
+//! A text's embedding depends on the text alone, down to the bits: not on its batch mates, their order, the token
+//! budget or the number of threads, in every precision.
 
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::sync::LazyLock;
 
-use candlewick::{Embedding, LoadOptions, TextEmbedding};
+use candlewick::{Embedding, LoadOptions, Precision, TextEmbedding};
 use proptest::prelude::*;
 
-const TOLERANCE: f32 = 1e-6;
-
-/// One text alone on one thread, and the same model on two threads with several budgets.
+/// One text alone on one thread, and the same model on one to three threads with several budgets. Two threads
+/// share a single text between them.
 struct Models {
     alone: TextEmbedding,
-    batched: Vec<TextEmbedding>,
+    others: Vec<TextEmbedding>,
 }
 
 impl Models {
-    fn load(load: impl Fn(LoadOptions) -> TextEmbedding) -> Self {
-        let batched = [(1, 64), (2, 64), (2, 512), (2, 8192)].map(|(threads, batch_tokens)| {
-            load(LoadOptions::new().threads(threads).batch_tokens(batch_tokens))
-        });
-        Self { alone: load(LoadOptions::new().threads(1)), batched: batched.into() }
+    fn load(load: impl Fn(LoadOptions) -> TextEmbedding, precision: Precision) -> Self {
+        let load = |threads: usize, batch_tokens: usize| {
+            load(LoadOptions::new().threads(threads).batch_tokens(batch_tokens).precision(precision))
+        };
+        let others = [(1, 64), (2, 64), (2, 512), (3, 8192)];
+        Self { alone: load(1, 512), others: others.map(|(threads, tokens)| load(threads, tokens)).into() }
     }
 
-    /// The largest difference between any text alone and in any batch.
-    fn largest_difference(&self, texts: &[String]) -> f32 {
-        let alone: Vec<Embedding> =
-            texts.iter().flat_map(|text| self.alone.embed(&[text]).unwrap()).collect();
-        let differences = self.batched.iter().flat_map(|model| {
-            let batched = model.embed(texts).unwrap();
-            let pairs = alone.iter().flatten().zip(batched.into_iter().flatten());
-            pairs.map(|(a, b)| (a - b).abs()).collect::<Vec<_>>()
-        });
-        differences.fold(0.0, f32::max)
+    /// The texts whose embedding has other bits alone than in some batch, or alone on several threads.
+    fn differing<'a>(&self, texts: &'a [String]) -> Vec<&'a str> {
+        let bits = |embedding: &Embedding| embedding.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        let alone = |model: &TextEmbedding| -> Vec<_> {
+            texts.iter().flat_map(|text| model.embed(&[text]).unwrap()).map(|e| bits(&e)).collect()
+        };
+        let expected = alone(&self.alone);
+        let batched = self.others.iter().map(|model| model.embed(texts).unwrap().iter().map(bits).collect());
+        let shared = self.others.iter().map(alone);
+        let mut differing = Vec::new();
+        for found in batched.chain(shared).collect::<Vec<Vec<_>>>() {
+            assert_eq!(found.len(), texts.len());
+            let pairs = texts.iter().zip(found.iter().zip(&expected));
+            differing.extend(
+                pairs.filter(|(_, (found, expected))| found != expected).map(|(text, _)| text.as_str()),
+            );
+        }
+        differing
     }
 }
 
-static FIXTURES: LazyLock<Vec<Models>> = LazyLock::new(|| {
-    let load = |name: &str| {
+static FIXTURES: LazyLock<Vec<(Precision, Models)>> = LazyLock::new(|| {
+    let load = |name: &str, precision| {
         let folder = xtask::root().join("tests/fixtures").join(name);
-        Models::load(|options| TextEmbedding::from_folder_with(&folder, options).unwrap())
+        Models::load(|options| TextEmbedding::from_folder_with(&folder, options).unwrap(), precision)
     };
-    ["bert-mean", "bert-cls-tanh", "bert-last-odd"].map(load).into()
+    let names = ["bert-mean", "bert-cls-tanh", "bert-last-odd"];
+    let pairs = names.into_iter().flat_map(|name| Precision::ALL.map(|precision| (name, precision)));
+    pairs.map(|(name, precision)| (precision, load(name, precision))).collect()
 });
 
 fn texts() -> impl Strategy<Value = Vec<String>> {
@@ -51,17 +61,20 @@ fn texts() -> impl Strategy<Value = Vec<String>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn neighbours_order_and_threads_change_nothing(texts in texts(), rotation in 0usize..24) {
+    fn neighbours_order_and_threads_change_nothing(
+        texts in texts(),
+        rotation in 0usize..24,
+        model in 0..FIXTURES.len(),
+    ) {
         let mut rotated = texts.clone();
         rotated.rotate_left(rotation % texts.len());
-        for models in FIXTURES.iter() {
-            for texts in [&texts, &rotated] {
-                let difference = models.largest_difference(texts);
-                prop_assert!(difference <= TOLERANCE, "differs by {}", difference);
-            }
+        let (precision, models) = &FIXTURES[model];
+        for texts in [&texts, &rotated] {
+            let differing = models.differing(texts);
+            prop_assert!(differing.is_empty(), "{precision}: {differing:?}");
         }
     }
 }
@@ -69,9 +82,12 @@ proptest! {
 #[test]
 fn the_real_model_is_invariant_too() {
     let reference = xtask::verify::Reference::read(&xtask::root().join("tests/fixtures/all-MiniLM-L6-v2"));
-    let models = Models::load(|options| TextEmbedding::load_with("all-MiniLM-L6-v2", options).unwrap());
-    let difference = models.largest_difference(&reference.unwrap().texts);
-    assert!(difference <= TOLERANCE, "differs by {difference}");
+    let texts = reference.unwrap().texts;
+    for precision in Precision::ALL {
+        let load = |options| TextEmbedding::load_with("all-MiniLM-L6-v2", options).unwrap();
+        let differing = Models::load(load, precision).differing(&texts);
+        assert!(differing.is_empty(), "{precision}: {differing:?}");
+    }
 }
 
 #[test]
@@ -81,7 +97,5 @@ fn streaming_yields_what_embedding_at_once_yields() {
     let texts: Vec<String> = (0..5000).map(|number| format!("number {number}")).collect();
     let at_once = model.embed(&texts).unwrap();
     let streamed: Vec<Embedding> = model.embed_iter(&texts).collect::<Result<_, _>>().unwrap();
-    let difference = at_once.iter().flatten().zip(streamed.iter().flatten()).map(|(a, b)| (a - b).abs());
-    assert_eq!(at_once.len(), streamed.len());
-    assert!(difference.fold(0.0, f32::max) <= TOLERANCE);
+    assert_eq!(at_once, streamed);
 }

@@ -1,19 +1,24 @@
 //! Bidirectional self-attention over packed sequences.
 //!
-//! Queries, keys and values of all heads are read in place from one `[total_tokens, 3 * hidden_size]` tensor.
-//! Each sequence and head is computed in blocks of query rows, so that the scores, `block * seq_len`, stay in
-//! cache however long the sequence is; the softmax is exact over each full row. What is computed for a
-//! sequence depends on that sequence alone, down to the bits.
+//! Queries, keys and values of all heads are read from one `[total_tokens, 3 * hidden_size]` tensor. What is computed
+//! for a sequence depends on that sequence alone, down to the bits; they may differ between CPUs with different
+//! instruction sets.
+
+mod bias;
+mod head;
+mod options;
+mod reference;
+mod scratch;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
-use super::math::exp;
-use super::strided::{Matrix, gemm};
-use super::{contiguous_f32, simd};
+use self::head::Head;
+pub use self::options::{AttentionOptions, PositionBias, Rotary};
+pub use self::reference::attention_reference;
+use super::lanes::dispatch;
+use super::{MIN_SHARED_PRODUCTS, contiguous_f32};
 use crate::Batch;
-
-/// Query rows of one block.
-const BLOCK: usize = 64;
+use crate::runtime::share;
 
 /// Sizes of an attention layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,13 +40,34 @@ pub struct AttentionShape {
 ///
 /// When `qkv` is not a contiguous f32 tensor of that shape.
 pub fn attention(qkv: &Tensor, batch: &Batch, shape: AttentionShape) -> Result<Tensor> {
-    qkv.apply_op1_no_bwd(&Attention { batch, shape })
+    attention_with(qkv, batch, shape, &AttentionOptions::default())
+}
+
+/// [`attention`], with positions in the scores.
+///
+/// # Errors
+///
+/// As [`attention`], and when the options do not fit the shape or the longest sequence.
+pub fn attention_with(
+    qkv: &Tensor,
+    batch: &Batch,
+    shape: AttentionShape,
+    options: &AttentionOptions,
+) -> Result<Tensor> {
+    qkv.apply_op1_no_bwd(&Attention { batch, shape, options })
 }
 
 struct Attention<'a> {
     batch: &'a Batch,
     shape: AttentionShape,
+    options: &'a AttentionOptions<'a>,
 }
+
+/// Results of the heads, who write disjoint columns.
+struct Out(*mut f32);
+
+// SAFETY: every element is written by one part alone.
+unsafe impl Sync for Out {}
 
 impl CustomOp1 for Attention<'_> {
     fn name(&self) -> &'static str {
@@ -50,173 +76,40 @@ impl CustomOp1 for Attention<'_> {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let qkv = contiguous_f32(storage, layout, self.name())?;
-        let hidden_size = self.shape.num_heads * self.shape.head_dim;
+        let AttentionShape { num_heads, head_dim, .. } = self.shape;
+        let hidden_size = num_heads * head_dim;
         let expected = (self.batch.total_tokens(), 3 * hidden_size);
         if layout.shape().dims2()? != expected {
             bail!("attention: expected {expected:?}, got {:?}", layout.shape());
         }
-        let mut out = vec![0.0; expected.0 * hidden_size];
-        let mut scores = vec![0.0; BLOCK.min(self.batch.max_seq_len()) * self.batch.max_seq_len()];
-        for rows in self.batch.sequences().filter(|rows| !rows.is_empty()) {
-            let qkv = &qkv[rows.start * 3 * hidden_size..rows.end * 3 * hidden_size];
-            let out = &mut out[rows.start * hidden_size..rows.end * hidden_size];
-            for head in 0..self.shape.num_heads {
-                self.head(qkv, out, rows.len(), head, &mut scores);
-            }
-        }
-        Ok((CpuStorage::F32(out), Shape::from((expected.0, hidden_size))))
-    }
-}
-
-impl Attention<'_> {
-    /// One head of one sequence; `qkv` and `out` are that sequence's rows.
-    fn head(&self, qkv: &[f32], out: &mut [f32], seq_len: usize, head: usize, scores: &mut [f32]) {
-        let AttentionShape { num_heads, head_dim, scale } = self.shape;
-        let hidden_size = num_heads * head_dim;
-        let stride = 3 * hidden_size;
-        let part = |part: usize, first_row: usize, rows: usize| {
-            let start = first_row * stride + part * hidden_size + head * head_dim;
-            Matrix::new(&qkv[start..], rows, head_dim, stride)
+        self.options.check(self.shape, self.batch.max_seq_len())?;
+        let mut values = Vec::with_capacity(expected.0 * hidden_size);
+        let out = Out(values.as_mut_ptr());
+        let sequences: Vec<_> = self.batch.sequences().filter(|rows| !rows.is_empty()).collect();
+        let run_head = |index: usize| {
+            let (rows, head) = (&sequences[index / num_heads], index % num_heads);
+            let out = &out;
+            dispatch(Head {
+                shape: self.shape,
+                options: self.options,
+                qkv: &qkv[rows.start * 3 * hidden_size..rows.end * 3 * hidden_size],
+                seq_len: rows.len(),
+                head,
+                // SAFETY: `values` has room for `hidden_size` columns of every token.
+                out: unsafe { out.0.add(rows.start * hidden_size + head * head_dim) },
+            });
         };
-        let (keys, values) = (part(1, 0, seq_len).transposed(), part(2, 0, seq_len));
-        for first_row in (0..seq_len).step_by(BLOCK) {
-            let rows = BLOCK.min(seq_len - first_row);
-            let scores = &mut scores[..rows * seq_len];
-            gemm(scores, seq_len, part(0, first_row, rows), keys, false);
-            softmax_rows(scores, seq_len, scale);
-            let start = first_row * hidden_size + head * head_dim;
-            gemm(&mut out[start..], hidden_size, Matrix::new(scores, rows, seq_len, seq_len), values, false);
-        }
+        let heads = sequences.len() * num_heads;
+        let products: usize = sequences.iter().map(|rows| 2 * rows.len() * rows.len() * hidden_size).sum();
+        let heads_of_part = (MIN_SHARED_PRODUCTS * heads).div_ceil(products.max(1));
+        share(heads.div_ceil(heads_of_part.max(1)), |index| {
+            let first = index * heads_of_part;
+            (first..heads.min(first + heads_of_part)).for_each(run_head);
+        });
+        // SAFETY: every token is in a sequence, and the heads of a sequence write all columns of its tokens.
+        unsafe { values.set_len(expected.0 * hidden_size) };
+        Ok((CpuStorage::F32(values), Shape::from((expected.0, hidden_size))))
     }
 }
-
-simd! {
-    /// Replaces each row of `row_len` scores by the softmax of `scale` times the row.
-    fn softmax_rows(scores: &mut [f32], row_len: usize, scale: f32) = softmax_loop
-}
-
-#[inline(always)]
-fn softmax_loop(scores: &mut [f32], row_len: usize, scale: f32) {
-    for row in scores.chunks_exact_mut(row_len) {
-        let max = max_of(row) * scale;
-        // Sixteen running sums, a fixed order of additions that vectorises.
-        let mut sums = [0.0f32; 16];
-        let (chunks, rest) = row.as_chunks_mut::<16>();
-        for chunk in chunks {
-            for (sum, score) in sums.iter_mut().zip(chunk) {
-                *score = exp(*score * scale - max);
-                *sum += *score;
-            }
-        }
-        for (sum, score) in sums.iter_mut().zip(rest) {
-            *score = exp(*score * scale - max);
-            *sum += *score;
-        }
-        let inverse = 1.0 / sums.iter().sum::<f32>();
-        row.iter_mut().for_each(|score| *score *= inverse);
-    }
-}
-
-/// NaN may or may not be seen here, but the exponentials carry it into the sum.
-#[inline(always)]
-fn max_of(row: &[f32]) -> f32 {
-    let mut maxima = [f32::NEG_INFINITY; 16];
-    let (chunks, rest) = row.as_chunks::<16>();
-    for chunk in chunks {
-        for (max, score) in maxima.iter_mut().zip(chunk) {
-            *max = if *score > *max { *score } else { *max };
-        }
-    }
-    maxima.into_iter().chain(rest.iter().copied()).fold(f32::NEG_INFINITY, f32::max)
-}
-
-/// What [`attention`] computes for one sequence, in f64: `qkv` is `[seq_len, 3 * num_heads * head_dim]`.
-pub fn attention_reference(qkv: &[f32], shape: AttentionShape) -> Vec<f64> {
-    let hidden_size = shape.num_heads * shape.head_dim;
-    let seq_len = qkv.len() / (3 * hidden_size);
-    let at = |token: usize, part: usize, column: usize| {
-        f64::from(qkv[token * 3 * hidden_size + part * hidden_size + column])
-    };
-    let mut out = vec![0.0; seq_len * hidden_size];
-    for query in 0..seq_len {
-        for head in 0..shape.num_heads {
-            let columns = head * shape.head_dim..(head + 1) * shape.head_dim;
-            let score = |key| columns.clone().map(|c| at(query, 0, c) * at(key, 1, c)).sum::<f64>();
-            let scores: Vec<f64> = (0..seq_len).map(|key| score(key) * f64::from(shape.scale)).collect();
-            let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
-            let sum: f64 = weights.iter().sum();
-            for column in columns {
-                let weighted = weights.iter().enumerate().map(|(key, weight)| weight * at(key, 2, column));
-                out[query * hidden_size + column] = weighted.sum::<f64>() / sum;
-            }
-        }
-    }
-    out
-}
-
 #[cfg(test)]
-mod tests {
-    use candle_core::Device;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn values(count: usize, seed: u32) -> Vec<f32> {
-        let noise = |i: u32| ((i ^ seed).wrapping_mul(2_654_435_761) >> 8) as f32 / 4_194_304.0 - 2.0;
-        (0..count as u32).map(noise).collect()
-    }
-
-    fn run(qkv: &[f32], lengths: &[usize], shape: AttentionShape) -> Vec<f32> {
-        let ids: Vec<Vec<u32>> = lengths.iter().map(|length| vec![0; *length]).collect();
-        let batch = Batch::from_sequences(ids.iter().map(Vec::as_slice)).unwrap();
-        let width = 3 * shape.num_heads * shape.head_dim;
-        let qkv = Tensor::from_slice(qkv, (batch.total_tokens(), width), &Device::Cpu).unwrap();
-        attention(&qkv, &batch, shape).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-    }
-
-    proptest! {
-        #[test]
-        fn agrees_with_reference_and_ignores_neighbours(
-            lengths in prop::collection::vec(0usize..150, 0..4),
-            num_heads in 1usize..4,
-            head_dim in 1usize..20,
-            seed in any::<u32>(),
-        ) {
-            let shape = AttentionShape { num_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt() };
-            let width = 3 * num_heads * head_dim;
-            let qkv = values(lengths.iter().sum::<usize>() * width, seed);
-            let packed = run(&qkv, &lengths, shape);
-            let mut first = 0;
-            for length in lengths {
-                let rows = first..first + length;
-                let own = &qkv[rows.start * width..rows.end * width];
-                let found = &packed[rows.start * width / 3..rows.end * width / 3];
-                prop_assert_eq!(found, run(own, &[length], shape), "bit-identical alone");
-                for (found, expected) in found.iter().zip(attention_reference(own, shape)) {
-                    prop_assert!((f64::from(*found) - expected).abs() < 1e-5, "{} {}", found, expected);
-                }
-                first += length;
-            }
-        }
-    }
-
-    #[test]
-    fn every_instruction_set_gives_the_same_bits() {
-        for row_len in [1, 15, 16, 17, 100] {
-            let mut found = values(7 * row_len, 5);
-            let mut expected = found.clone();
-            softmax_rows(&mut found, row_len, 0.3);
-            softmax_loop(&mut expected, row_len, 0.3);
-            assert_eq!(found, expected);
-        }
-    }
-
-    #[test]
-    fn large_scores_do_not_overflow() {
-        let shape = AttentionShape { num_heads: 1, head_dim: 1, scale: 1.0 };
-        // Scores of 1e8 and -1e8: the softmax is one-hot.
-        let found = run(&[1e4, 1e4, 1.0, 1e4, -1e4, 2.0], &[2], shape);
-        assert_eq!(found, [1.0, 1.0]);
-    }
-}
+mod tests;

@@ -145,7 +145,9 @@ fn composed_activation(x: &Tensor, activation: Option<Activation>) -> Result<Ten
         None => x.clone(),
         Some(Activation::GeluErf) => x.gelu_erf()?,
         Some(Activation::GeluTanh) => x.gelu()?,
+        Some(Activation::QuickGelu) => (x * candle_nn::ops::sigmoid(&(x * 1.702)?)?)?,
         Some(Activation::Relu) => x.relu()?,
+        Some(Activation::Silu) => x.silu()?,
         Some(Activation::Tanh) => x.tanh()?,
     })
 }
@@ -166,7 +168,14 @@ mod tests {
         let bias: Vec<f32> = (0..6).map(|i| i as f32 * 0.1 - 0.2).collect();
         let x: Vec<f32> = (0..3 * 4).map(|i| (i as f32 * 0.73).cos() * 3.0).collect();
         let x = Tensor::from_vec(x, (3, 4), &Device::Cpu).unwrap();
-        let activations = [Activation::GeluErf, Activation::GeluTanh, Activation::Relu, Activation::Tanh];
+        let activations = [
+            Activation::GeluErf,
+            Activation::GeluTanh,
+            Activation::QuickGelu,
+            Activation::Relu,
+            Activation::Silu,
+            Activation::Tanh,
+        ];
         for activation in activations.map(Some).into_iter().chain([None]) {
             let packed = PackedLinear::new(&weight, bias.clone(), 4, activation, Precision::F32).unwrap();
             let packed = Linear { parameters: Parameters::Packed(packed) };

@@ -7,6 +7,5 @@ mod threads;
 
 pub use device::DeviceChoice;
 pub use memory::keep_freed_memory;
-#[allow(unused_imports, reason = "kernels call it")]
 pub(crate) use team::share;
 pub use threads::ThreadPool;

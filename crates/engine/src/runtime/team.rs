@@ -42,7 +42,6 @@ thread_local! {
 /// # Panics
 ///
 /// When a part panics, with its payload, after all others are done.
-#[allow(dead_code, reason = "kernels call it")]
 pub(crate) fn share<F: Fn(usize) + Sync>(parts: usize, work: F) {
     let Some(team) = (if parts > 1 { LED.take() } else { None }) else {
         return (0..parts).for_each(work);

@@ -48,7 +48,7 @@ pub(super) trait Arithmetic {
     unsafe fn store(to: *mut Self::Sum, sums: Self::Sums);
 }
 
-/// A product to compute, or a part of one.
+/// A product to compute.
 pub(super) struct Job<'a> {
     /// Input rows.
     pub(super) rows: usize,
@@ -58,8 +58,6 @@ pub(super) struct Job<'a> {
     pub(super) inputs: *const u32,
     /// `[panels, groups, columns of a panel]`
     pub(super) weights: *const u8,
-    /// The panels to compute.
-    pub(super) panels: Range<usize>,
     /// Of all panels' columns.
     pub(super) columns: Columns<'a>,
     /// For each row what its integers stand for; empty when inputs are not integers.
@@ -69,6 +67,10 @@ pub(super) struct Job<'a> {
     pub(super) out: *mut f32,
     pub(super) out_features: usize,
 }
+
+// SAFETY: inputs and weights are only read, and threads that share a job compute different panels, whose outputs
+// are different elements.
+unsafe impl Sync for Job<'_> {}
 
 /// What happens to the sums of a column, padded to whole panels.
 #[derive(Clone, Copy)]
@@ -125,8 +127,9 @@ pub(super) struct Kernel {
     /// Columns of a panel.
     pub(super) columns: usize,
     pub(super) format: Format,
-    /// Needs the instructions that `is_available` asks for, and a job whose pointers are valid for its sizes.
-    pub(super) run: unsafe fn(&Job),
+    /// Computes some panels. Needs the instructions that `is_available` asks for, a job whose pointers are valid
+    /// for its sizes, and that nobody else uses the outputs of these panels.
+    pub(super) run: unsafe fn(&Job, Range<usize>),
     pub(super) is_available: fn() -> bool,
 }
 
@@ -134,15 +137,16 @@ pub(super) struct Kernel {
 /// second-level cache to hold them.
 const BLOCK: usize = 168;
 
-/// Computes `job` in tiles of `ROWS` by `VECTORS` registers.
+/// Computes some panels of `job` in tiles of `ROWS` by `VECTORS` registers.
 ///
 /// # Safety
 ///
 /// The CPU has the instructions of `A`; the pointers of `job` are valid for its sizes; nobody else uses the
-/// outputs of its panels.
+/// outputs of these panels.
 #[inline(always)]
 pub(super) unsafe fn run<A: Arithmetic, const ROWS: usize, const VECTORS: usize, const TILE: usize>(
     job: &Job,
+    panels: Range<usize>,
 ) {
     const { assert!(TILE == ROWS * VECTORS * A::LANES && ROWS <= 8) };
     let columns = VECTORS * A::LANES;
@@ -150,7 +154,7 @@ pub(super) unsafe fn run<A: Arithmetic, const ROWS: usize, const VECTORS: usize,
     let mut finished = [0.0f32; TILE];
     for block in (0..job.rows).step_by(BLOCK) {
         let block = block..job.rows.min(block + BLOCK);
-        for panel in job.panels.clone() {
+        for panel in panels.clone() {
             // SAFETY: the panel is one of the job's.
             let weights = unsafe { job.weights.cast::<A::Weight>().add(panel * job.groups * columns) };
             let first_column = panel * columns;

@@ -21,8 +21,9 @@ use std::fmt;
 use arithmetic::{Columns, Job, Kernel};
 use format::{Format, Inputs, Panels};
 
-use super::Activation;
+use super::{Activation, MIN_SHARED_PRODUCTS};
 use crate::Precision;
+use crate::runtime::share;
 
 /// So that sums of products of 8-bit integers fit i32.
 pub(super) const MAX_IN_FEATURES: usize = 65_536;
@@ -83,19 +84,23 @@ impl PackedWeight {
             groups: self.in_features.div_ceil(self.kernel.format.group()),
             inputs: inputs.groups.as_ptr(),
             weights: self.panels.as_ptr(),
-            panels: 0..self.bias.len() / self.kernel.columns,
             columns: Columns { bias: &self.bias, scales: &self.panels.scales, sums: &self.panels.sums },
             row_scales: &inputs.scales,
             activation,
             out: out.as_mut_ptr(),
             out_features: self.out_features,
         };
-        // SAFETY: the kernel is available. The inputs are `[rows, groups]`, the panels as many as the padded
-        // bias says, and `out` has room for `[rows, out_features]`, all of which the panels cover.
-        unsafe {
-            (self.kernel.run)(&job);
-            out.set_len(size);
-        }
+        let panels = self.bias.len() / self.kernel.columns;
+        let panels_of_part =
+            MIN_SHARED_PRODUCTS.div_ceil((rows * self.in_features * self.kernel.columns).max(1));
+        share(panels.div_ceil(panels_of_part), |part| {
+            let first = part * panels_of_part;
+            // SAFETY: the kernel is available. The inputs are `[rows, groups]`, the panels as many as the padded
+            // bias says, `out` has room for `[rows, out_features]`, and parts have different panels.
+            unsafe { (self.kernel.run)(&job, first..panels.min(first + panels_of_part)) };
+        });
+        // SAFETY: the panels cover all columns of all rows.
+        unsafe { out.set_len(size) };
         out
     }
 }

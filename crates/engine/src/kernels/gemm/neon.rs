@@ -4,6 +4,7 @@
 
 use std::arch::aarch64::*;
 use std::arch::is_aarch64_feature_detected;
+use std::ops::Range;
 
 use super::arithmetic::{Arithmetic, Job, Kernel, run};
 use super::format::Format;
@@ -27,10 +28,10 @@ pub(super) const KERNELS: &[Kernel] = &[
 macro_rules! kernel {
     ($name:ident, $features:literal, $arithmetic:ty) => {
         #[target_feature(enable = $features)]
-        fn $name(job: &Job) {
+        fn $name(job: &Job, panels: Range<usize>) {
             // SAFETY: the instructions are those that this function is compiled for, and whoever calls it by
             // pointer promises the rest.
-            unsafe { run::<$arithmetic, 6, 4, 96>(job) }
+            unsafe { run::<$arithmetic, 6, 4, 96>(job, panels) }
         }
     };
 }

@@ -1,5 +1,7 @@
 //! Products in plain Rust, for CPUs that have no kernel of their own.
 
+use std::ops::Range;
+
 use super::arithmetic::{Arithmetic, Job, Kernel, run};
 use super::format::{Format, f16_to_f32};
 
@@ -14,9 +16,9 @@ pub(super) const KERNELS: &[Kernel] = &[
 
 macro_rules! kernel {
     ($name:ident, $arithmetic:ty) => {
-        fn $name(job: &Job) {
+        fn $name(job: &Job, panels: Range<usize>) {
             // SAFETY: any CPU will do; whoever calls this by pointer promises the rest.
-            unsafe { run::<$arithmetic, 4, 4, 64>(job) }
+            unsafe { run::<$arithmetic, 4, 4, 64>(job, panels) }
         }
     };
 }

@@ -4,6 +4,7 @@
 //! With AVX2 it is 6 by 16, 12 of 16 registers.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::arithmetic::{Arithmetic, Job, Kernel, run};
 use super::format::Format;
@@ -90,10 +91,10 @@ pub(super) const KERNELS: &[Kernel] = &[
 macro_rules! kernel {
     ($name:ident, $features:literal, $arithmetic:ty, $vectors:literal, $tile:literal) => {
         #[target_feature(enable = $features)]
-        fn $name(job: &Job) {
+        fn $name(job: &Job, panels: Range<usize>) {
             // SAFETY: the instructions are those that this function is compiled for, and whoever calls it by
             // pointer promises the rest.
-            unsafe { run::<$arithmetic, 6, $vectors, $tile>(job) }
+            unsafe { run::<$arithmetic, 6, $vectors, $tile>(job, panels) }
         }
     };
 }
