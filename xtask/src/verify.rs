@@ -4,6 +4,9 @@
 //! be equal, hidden states and embeddings within tolerance. A real model with committed references needs its
 //! weights, from the cache or a source. A registry row with published figures (`--all`) is compared as far as
 //! these go. Weights that cannot be had make a row `unavailable`, never `ok`.
+//!
+//! Models with references are also run in the precisions below f32, which are no parity but a choice: their rows
+//! say how far from the original they are, and fail where that is farther than the precision promises.
 
 mod evidence;
 
@@ -12,7 +15,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use candlewick::{Embedding, Error, LoadOptions, Registry};
+use candlewick::{Embedding, Error, LoadOptions, Precision, Registry};
 use candlewick_models::{DenseModel, TextRole};
 
 pub use evidence::{Provenance, Reference};
@@ -43,6 +46,8 @@ pub struct Row {
     pub format: &'static str,
     /// The weights' element type, as stored.
     pub dtype: String,
+    /// What linear layers computed in.
+    pub precision: Precision,
     /// The largest difference of any component.
     pub max_abs: f64,
     /// The smallest cosine of any pair.
@@ -104,7 +109,8 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
     for reference in evidence::read_all(&fixtures)? {
         let model = reference.provenance.model.clone();
         if is_wanted(&model) {
-            rows.push(verify_reference(&reference, &load_options));
+            let verify = |precision| verify_reference(&reference, load_options.clone().precision(precision));
+            rows.extend(Precision::ALL.map(verify));
         }
         referenced.push(model);
     }
@@ -142,28 +148,31 @@ fn min_or_nan(a: f64, b: f64) -> f64 {
     if a.is_nan() || b.is_nan() { f64::NAN } else { a.min(b) }
 }
 
-fn verify_reference(reference: &Reference, options: &LoadOptions) -> Row {
+fn verify_reference(reference: &Reference, options: LoadOptions) -> Row {
     let provenance = &reference.provenance;
+    let precision = options.precision;
     let mut row = Row {
         model: provenance.model.clone(),
         format: "safetensors",
         dtype: provenance.dtype.clone(),
+        precision,
         max_abs: f64::NAN,
         min_cosine: f64::NAN,
         verdict: Verdict::Ok,
     };
     let loaded = if reference.has_weights() {
         let options = match reference.has_modules() {
-            true => options.clone(),
+            true => options,
             // The folder does not say what follows the encoder, so the reference was told.
-            false => options.clone().pooling(provenance.pooling).normalize(provenance.normalize),
+            false => options.pooling(provenance.pooling).normalize(provenance.normalize),
         };
         DenseModel::from_folder(&reference.folder, options)
     } else {
-        DenseModel::load(&provenance.model, options.clone())
+        DenseModel::load(&provenance.model, options)
     };
     let result = match loaded {
-        Ok(model) => compare_reference(&model, reference, &mut row),
+        Ok(model) if precision == Precision::F32 => compare_reference(&model, reference, &mut row),
+        Ok(model) => compare_approximation(&model, reference, &mut row),
         Err(error @ Error::Unavailable { .. }) => {
             row.verdict = Verdict::Unavailable(one_line(&error.to_string()));
             return row;
@@ -174,6 +183,25 @@ fn verify_reference(reference: &Reference, options: &LoadOptions) -> Row {
         row.verdict = Verdict::Failed(problem);
     }
     row
+}
+
+/// The least cosine between an embedding in this precision and the original's.
+fn cosine_floor(precision: Precision) -> f64 {
+    match precision {
+        Precision::F16 => 0.99999,
+        Precision::Bf16 => 0.9999,
+        _ => 0.99,
+    }
+}
+
+/// Fills in the row's figures; what is farther from the original than the precision promises is the error.
+fn compare_approximation(model: &DenseModel, reference: &Reference, row: &mut Row) -> Result<(), String> {
+    let found = model.embed(&reference.texts, TextRole::Plain).map_err(|error| error.to_string())?;
+    let found = agreement(&found, &reference.embeddings);
+    (row.max_abs, row.min_cosine) = (found.max_abs, found.min_cosine);
+    let floor = cosine_floor(row.precision);
+    let is_close = found.min_cosine >= floor;
+    if is_close { Ok(()) } else { Err(format!("{} promises a cosine of {floor}", row.precision)) }
 }
 
 /// Fills in the row's figures; what disagrees is the error.
@@ -228,6 +256,7 @@ fn verify_figures(id: &str, options: &LoadOptions) -> Result<Row> {
         model: id.to_owned(),
         format: "safetensors",
         dtype: "?".into(),
+        precision: Precision::F32,
         max_abs: f64::NAN,
         min_cosine: f64::NAN,
         verdict: Verdict::Ok,
@@ -260,8 +289,8 @@ fn print_table(rows: &[Row]) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "{:<62} {:<12} {:<6} {:>9} {:>12}  verdict",
-        "model", "format", "dtype", "max abs", "min cosine"
+        "{:<62} {:<12} {:<6} {:<9} {:>9} {:>12}  verdict",
+        "model", "format", "dtype", "precision", "max abs", "min cosine"
     )?;
     let mut totals: BTreeMap<&str, usize> = BTreeMap::new();
     for row in rows {
@@ -274,10 +303,11 @@ fn print_table(rows: &[Row]) -> std::io::Result<()> {
         *totals.entry(verdict).or_default() += 1;
         writeln!(
             out,
-            "{:<62} {:<12} {:<6} {:>9} {:>12}  {verdict}{detail}",
+            "{:<62} {:<12} {:<6} {:<9} {:>9} {:>12}  {verdict}{detail}",
             row.model,
             row.format,
             row.dtype,
+            row.precision,
             figure(row.max_abs, format!("{:.1e}", row.max_abs)),
             figure(row.min_cosine, format!("{:.8}", row.min_cosine)),
         )?;
