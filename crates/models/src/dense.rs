@@ -4,17 +4,14 @@
 //! files. Everything but the weights is read and checked at once, so that `lazy_load` only delays the bytes,
 //! not the errors that configuration can cause.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use candle_core::Device;
-use candlewick_engine::{TextEncoder, ThreadPool, Weights};
-use serde::Deserialize;
+use candlewick_engine::{TextEncoder, ThreadPool};
 
-use crate::arch::{self, EncoderConfig};
+use crate::arch;
+use crate::checkpoint::{Checkpoint, Network, engine_error};
 use crate::folder::FolderConfig;
-use crate::head::DenseHead;
-use crate::json::{file_missing, read_json};
 use crate::registry::{ModelSpec, Prompts, Registry};
 use crate::text::{Pipeline, TextTokenizer};
 use crate::{Error, LoadOptions, Result, source};
@@ -37,25 +34,13 @@ pub enum TextRole {
 /// A loaded model: text to vector.
 #[derive(Debug)]
 pub struct DenseModel {
-    name: String,
-    folder: PathBuf,
+    checkpoint: Checkpoint,
     tokenizer: TextTokenizer,
-    config: Box<dyn EncoderConfig>,
-    folder_config: FolderConfig,
     prompts: Prompts,
     dim: usize,
     pool: ThreadPool,
-    device: Device,
-    options: LoadOptions,
-    spec: Option<ModelSpec>,
     network: OnceLock<Network>,
     loading: Mutex<()>,
-}
-
-/// The part that holds the weights.
-struct Network {
-    encoder: Box<dyn TextEncoder>,
-    head: DenseHead,
 }
 
 impl DenseModel {
@@ -92,40 +77,32 @@ impl DenseModel {
         let dim = check_dim(&name, options.dim, full_dim)?;
         let stated = folder_config.max_length.or(spec.as_ref().map(|spec| spec.max_length));
         let max_length = effective_max_length(&name, options.max_length, stated, config.max_positions())?;
-        let tokenizer = TextTokenizer::load(folder, &folder_config, max_length)?;
-        check_tokenizer(&name, folder, &tokenizer, config.as_ref())?;
+        candlewick_engine::runtime::keep_freed_memory();
         let device = options.device.open().map_err(engine_error)?;
         let pool = match &options.thread_pool {
             Some(pool) => pool.clone(),
             None => ThreadPool::new(options.threads).map_err(engine_error)?,
         };
         let prompts = spec.as_ref().map_or(&folder_config.prompts, |spec| &spec.prompts).clone();
-        let model = Self {
-            folder: folder.to_owned(),
-            network: OnceLock::new(),
-            loading: Mutex::new(()),
-            name,
-            tokenizer,
-            config,
-            folder_config,
-            prompts,
-            dim,
-            pool,
-            device,
-            options,
-            spec,
+        let folder = folder.to_owned();
+        let checkpoint = Checkpoint { name, folder, config, folder_config, spec, options, device };
+
+        let read_network = || {
+            let weights = checkpoint.weights_files()?;
+            if checkpoint.options.lazy_load {
+                return Ok(OnceLock::new());
+            }
+            checkpoint.read(&weights, &pool).map(OnceLock::from)
         };
-        let weights = model.weights_files()?;
-        if !model.options.lazy_load {
-            let network = model.read_network(&weights)?;
-            model.network.set(network).unwrap_or_else(|_| unreachable!("nobody else has the model yet"));
-        }
-        Ok(model)
+        let (read, tokenizer) = pool.join(read_network, || read_tokenizer(&checkpoint, max_length));
+        // Small files' errors come first, whichever was found first.
+        let (tokenizer, network) = (tokenizer?, read?);
+        Ok(Self { checkpoint, tokenizer, prompts, dim, pool, network, loading: Mutex::new(()) })
     }
 
     /// The registry's id, or the folder.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.checkpoint.name
     }
 
     /// Length of an embedding.
@@ -185,7 +162,7 @@ impl DenseModel {
         candlewick_engine::Batch::pack(
             encodings.iter().map(|e| (e.token_ids.as_slice(), e.type_ids.as_deref())),
         )
-        .map_err(|source| engine_error(&self.name, source))
+        .map_err(|source| engine_error(&self.checkpoint.name, source))
     }
 
     /// The encoder, for those who want hidden states. Reads the weights if they have not been yet.
@@ -199,18 +176,18 @@ impl DenseModel {
 
     fn prompt(&self, role: TextRole) -> &str {
         match role {
-            TextRole::Query if self.options.prompts => &self.prompts.query,
-            TextRole::Passage if self.options.prompts => &self.prompts.passage,
+            TextRole::Query if self.checkpoint.options.prompts => &self.prompts.query,
+            TextRole::Passage if self.checkpoint.options.prompts => &self.prompts.passage,
             _ => "",
         }
     }
 
     fn pipeline(&self) -> Pipeline<'_> {
         Pipeline {
-            name: &self.name,
+            name: &self.checkpoint.name,
             tokenizer: &self.tokenizer,
             pool: &self.pool,
-            batch_tokens: self.options.batch_tokens.unwrap_or(LoadOptions::DEFAULT_BATCH_TOKENS),
+            batch_tokens: self.checkpoint.options.batch_tokens.unwrap_or(LoadOptions::DEFAULT_BATCH_TOKENS),
         }
     }
 
@@ -225,86 +202,9 @@ impl DenseModel {
         if let Some(network) = self.network.get() {
             return Ok(network);
         }
-        let network = self.read_network(&self.weights_files()?)?;
+        let network = self.checkpoint.read(&self.checkpoint.weights_files()?, &self.pool)?;
         Ok(self.network.get_or_init(|| network))
     }
-
-    fn read_network(&self, weights: &[PathBuf]) -> Result<Network> {
-        let engine_error = |source| engine_error(&self.name, source);
-        let weights = Weights::open(weights).map_err(engine_error)?.with_precision(self.options.precision);
-        let encoder = self.config.load(&weights, &self.device).map_err(engine_error)?;
-        let projections = DenseHead::load_projections(&self.folder_config.projections, &self.device);
-        let (options, spec) = (&self.options, self.spec.as_ref());
-        let pooling = options.pooling.or(spec.map(|spec| spec.pooling)).or(self.folder_config.pooling);
-        let normalize =
-            options.normalize.or(spec.map(|spec| spec.normalize)).or(self.folder_config.normalize);
-        let head = DenseHead {
-            // sentence-transformers' own defaults for a folder that does not say.
-            pooling: pooling.unwrap_or(candlewick_engine::Pooling::Mean),
-            normalize: normalize.unwrap_or(false),
-            projections: projections.map_err(engine_error)?,
-            dim: options.dim,
-        };
-        Ok(Network { encoder, head })
-    }
-
-    /// The file or files of the checkpoint.
-    fn weights_files(&self) -> Result<Vec<PathBuf>> {
-        let missing =
-            |file: &str| Err(Error::FileMissing { folder: self.folder.clone(), file: file.to_owned() });
-        if let Some(path) = &self.options.weights {
-            if !path.is_file() {
-                return Err(file_missing(path));
-            }
-            return shards(path);
-        }
-        if let Some(spec) = &self.spec {
-            let path = &spec.weights[0].path;
-            let file = self.folder.join(path);
-            return if file.is_file() { shards(&file) } else { missing(path) };
-        }
-        for name in ["model.safetensors", "model.safetensors.index.json"] {
-            let path = self.folder.join(name);
-            if path.is_file() {
-                return shards(&path);
-            }
-        }
-        missing("model.safetensors")
-    }
-}
-
-impl std::fmt::Debug for Network {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Network").field("head", &self.head).finish_non_exhaustive()
-    }
-}
-
-fn engine_error(model: &str, source: candlewick_engine::Error) -> Error {
-    Error::Engine { model: model.to_owned(), source: Box::new(source) }
-}
-
-/// The files that an `.index.json` lists, or the file itself.
-fn shards(path: &Path) -> Result<Vec<PathBuf>> {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: std::collections::BTreeMap<String, String>,
-    }
-    if path.extension().is_none_or(|extension| extension != "json") {
-        return Ok(vec![path.to_owned()]);
-    }
-    let index: Index = read_json(path)?;
-    let names: std::collections::BTreeSet<String> = index.weight_map.into_values().collect();
-    names
-        .into_iter()
-        .map(|name| {
-            let is_plain = Path::new(&name).file_name() == Some(name.as_ref());
-            if is_plain {
-                return Ok(path.with_file_name(name));
-            }
-            let problem = format!("`{name}` is not a file name");
-            Err(Error::UnsupportedConfig { path: path.to_owned(), key: "weight_map".into(), problem })
-        })
-        .collect()
 }
 
 /// Checks that each projection takes what the one before it gives; returns the last one's width.
@@ -369,12 +269,9 @@ fn effective_max_length(
     }
 }
 
-fn check_tokenizer(
-    name: &str,
-    folder: &Path,
-    tokenizer: &TextTokenizer,
-    config: &dyn EncoderConfig,
-) -> Result<()> {
+fn read_tokenizer(checkpoint: &Checkpoint, max_length: usize) -> Result<TextTokenizer> {
+    let Checkpoint { name, folder, config, folder_config, .. } = checkpoint;
+    let tokenizer = TextTokenizer::load(folder, folder_config, max_length)?;
     if tokenizer.vocab_size() > config.vocab_size() {
         return Err(Error::UnsupportedConfig {
             path: folder.join("tokenizer.json"),
@@ -388,11 +285,11 @@ fn check_tokenizer(
     }
     if tokenizer.max_length() <= tokenizer.special_tokens() {
         return Err(Error::InvalidOption {
-            model: name.into(),
+            model: name.clone(),
             option: "max_length",
             requested: tokenizer.max_length().to_string(),
             problem: format!("special tokens alone are {}", tokenizer.special_tokens()),
         });
     }
-    Ok(())
+    Ok(tokenizer)
 }

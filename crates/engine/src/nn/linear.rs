@@ -68,9 +68,9 @@ impl Linear {
         let precision = views.first().map_or(Precision::F32, View::precision);
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
         for view in views {
-            weight.extend(view.read_f32("weight", &[out_features, in_features])?);
+            view.append_f32(&mut weight, "weight", &[out_features, in_features])?;
             if config.bias {
-                bias.extend(view.read_f32("bias", &[out_features])?);
+                view.append_f32(&mut bias, "bias", &[out_features])?;
             } else {
                 bias.resize(bias.len() + out_features, 0.0);
             }

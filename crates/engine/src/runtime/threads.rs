@@ -30,8 +30,8 @@ pub(super) struct Workers {
 }
 
 impl ThreadPool {
-    /// A pool of `threads` threads, or of as many as this process may use when `None`. Control groups' CPU
-    /// quotas and affinity masks count.
+    /// A pool of `threads` threads, or of as many as this process may use when `None`: on Linux that is the CPUs
+    /// of the calling thread's affinity mask, or fewer where the quota of a control group (v1 or v2) says so.
     ///
     /// # Errors
     ///
@@ -88,6 +88,18 @@ impl ThreadPool {
                 workers.pool.install(|| items.par_iter().with_max_len(1).map(run).collect())
             }
             _ => items.iter().map(|item| self.with_team(|| f(item))).collect(),
+        }
+    }
+
+    /// Runs both, at the same time if a thread is idle.
+    pub fn join<A: Send, B: Send>(
+        &self,
+        first: impl FnOnce() -> A + Send,
+        second: impl FnOnce() -> B + Send,
+    ) -> (A, B) {
+        match &self.workers {
+            Some(workers) => workers.pool.join(first, second),
+            None => (first(), second()),
         }
     }
 
@@ -186,5 +198,24 @@ mod tests {
         let pool = ThreadPool::new(Some(2)).unwrap();
         let ran_on = pool.try_map(&[()], |()| Ok::<_, ()>(std::thread::current().id())).unwrap();
         assert_eq!(ran_on, [std::thread::current().id()]);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn affinity_masks_count() {
+        // SAFETY: the set is plain data, and its size is the one that is passed. Process 0 is this thread.
+        let pin = || unsafe {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            assert_eq!(libc::sched_getaffinity(0, size_of_val(&set), &mut set), 0);
+            let allowed = (0..libc::CPU_SETSIZE as usize).find(|&cpu| libc::CPU_ISSET(cpu, &set));
+            libc::CPU_ZERO(&mut set);
+            libc::CPU_SET(allowed.unwrap(), &mut set);
+            assert_eq!(libc::sched_setaffinity(0, size_of_val(&set), &set), 0);
+        };
+        let pinned = std::thread::spawn(move || {
+            pin();
+            ThreadPool::new(None).unwrap().threads()
+        });
+        assert_eq!(pinned.join().unwrap(), 1);
     }
 }

@@ -8,6 +8,7 @@
 //! Format: <https://github.com/huggingface/safetensors#format>.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,8 @@ use std::sync::{Mutex, PoisonError};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::{Error, Precision, Result};
+use crate::runtime::memory;
+use crate::{Error, Precision, Result, ThreadPool};
 
 /// The tensors of a checkpoint, in one file or several.
 #[derive(Debug)]
@@ -25,6 +27,7 @@ pub struct Weights {
     tensors: BTreeMap<String, TensorInfo>,
     read: Mutex<BTreeSet<String>>,
     precision: Precision,
+    pool: Option<ThreadPool>,
 }
 
 #[derive(Debug)]
@@ -53,11 +56,19 @@ impl Weights {
             tensors: BTreeMap::new(),
             read: Mutex::new(BTreeSet::new()),
             precision: Precision::F32,
+            pool: None,
         };
         for path in paths {
             weights.map(path.as_ref())?;
         }
         Ok(weights)
+    }
+
+    /// Lets [`View::load_each`] use the threads of `pool`.
+    #[must_use]
+    pub fn with_threads(mut self, pool: &ThreadPool) -> Self {
+        self.pool = Some(pool.clone());
+        self
     }
 
     fn map(&mut self, path: &Path) -> Result<()> {
@@ -116,7 +127,7 @@ impl Weights {
         self.files.first().map(|file| file.path.clone()).unwrap_or_default()
     }
 
-    fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    fn append_f32(&self, values: &mut Vec<f32>, name: &str, shape: &[usize]) -> Result<()> {
         let Some(info) = self.tensors.get(name) else {
             return Err(Error::MissingTensor { path: self.first_path(), tensor: name.into() });
         };
@@ -128,14 +139,10 @@ impl Weights {
         }
         let bytes = &file.bytes[info.bytes.clone()];
         // The format is little-endian, and offers no alignment.
-        let values: Vec<f32> = match info.dtype {
-            Dtype::F32 => bytes.as_chunks().0.iter().map(|&four| f32::from_le_bytes(four)).collect(),
-            Dtype::F16 => {
-                bytes.as_chunks().0.iter().map(|&two| half::f16::from_le_bytes(two).to_f32()).collect()
-            }
-            Dtype::BF16 => {
-                bytes.as_chunks().0.iter().map(|&two| half::bf16::from_le_bytes(two).to_f32()).collect()
-            }
+        let read = match info.dtype {
+            Dtype::F32 => widen(values, bytes, f32::from_le_bytes),
+            Dtype::F16 => widen(values, bytes, |two| half::f16::from_le_bytes(two).to_f32()),
+            Dtype::BF16 => widen(values, bytes, |two| half::bf16::from_le_bytes(two).to_f32()),
             other => {
                 return Err(Error::TensorDtype {
                     path: path(),
@@ -144,14 +151,16 @@ impl Weights {
                 });
             }
         };
-        if let Some(index) = first_non_finite(&values) {
-            let value = values[index];
-            return Err(Error::NonFiniteTensor { path: path(), tensor: tensor(), index, value });
-        }
+        read.map_err(|(index, value)| Error::NonFiniteTensor {
+            path: path(),
+            tensor: tensor(),
+            index,
+            value,
+        })?;
         file.release(&info.bytes);
         // A panic while the set is locked leaves it whole: insertion is its only use.
         self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(tensor());
-        Ok(values)
+        Ok(())
     }
 }
 
@@ -213,7 +222,45 @@ impl<'a> View<'a> {
     ///
     /// When the tensor is missing, has another shape, is not F32, F16 or BF16, or holds NaN or infinity.
     pub fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        self.weights.read_f32(&self.full_name(name), shape)
+        let mut values = Vec::new();
+        self.append_f32(&mut values, name, shape)?;
+        Ok(values)
+    }
+
+    /// Appends the tensor's elements to `values`, as [`View::read_f32`] returns them.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`View::read_f32`]; `values` may then have grown.
+    pub fn append_f32(&self, values: &mut Vec<f32>, name: &str, shape: &[usize]) -> Result<()> {
+        self.weights.append_f32(values, &self.full_name(name), shape)
+    }
+
+    /// Loads parts that the checkpoint numbers, `0.` to `count - 1.` below this view, at the same time on the
+    /// threads that [`Weights::with_threads`] named.
+    ///
+    /// # Errors
+    ///
+    /// The error of the first part that has one.
+    pub fn load_each<T, E>(
+        &self,
+        count: usize,
+        load: impl Fn(View<'a>) -> Result<T, E> + Send + Sync,
+    ) -> Result<Vec<T>, E>
+    where
+        T: Send,
+        E: Send,
+    {
+        let load = |part: usize| load(self.pp(part));
+        match &self.weights.pool {
+            // A count is a configuration file's word, so it must not size anything before there are tensors.
+            Some(pool) if count <= self.weights.tensors.len() => {
+                let parts: Vec<usize> = (0..count).collect();
+                let Ok(loaded) = pool.try_map(&parts, |&part| Ok::<_, Infallible>(load(part)));
+                loaded.into_iter().collect()
+            }
+            _ => (0..count).map(load).collect(),
+        }
     }
 
     /// Declares this view's reading finished.
@@ -243,16 +290,30 @@ impl<'a> View<'a> {
     }
 }
 
-/// The fast path sums exponent checks without a branch, so that the compiler can vectorise it.
-fn first_non_finite(values: &[f32]) -> Option<usize> {
+/// Appends elements of `N` bytes each; one that is not finite is an error with its index.
+///
+/// Works in blocks that are still in the first-level cache when they are checked. The check has no branch per
+/// element, so that the compiler can vectorise it.
+fn widen<const N: usize>(
+    values: &mut Vec<f32>,
+    bytes: &[u8],
+    to_f32: impl Fn([u8; N]) -> f32,
+) -> Result<(), (usize, f32)> {
     const BLOCK: usize = 1024;
-    for (block, chunk) in values.chunks(BLOCK).enumerate() {
-        if chunk.iter().fold(false, |bad, value| bad | !value.is_finite()) {
-            let offset = chunk.iter().position(|value| !value.is_finite())?;
-            return Some(block * BLOCK + offset);
+    let (elements, _) = bytes.as_chunks::<N>();
+    memory::reserve(values, elements.len());
+    let is_bad = |value: &f32| !value.is_finite();
+    for (block, elements) in elements.chunks(BLOCK).enumerate() {
+        let start = values.len();
+        values.extend(elements.iter().map(|&element| to_f32(element)));
+        let added = &values[start..];
+        if added.iter().fold(false, |bad, value| bad | is_bad(value))
+            && let Some(offset) = added.iter().position(is_bad)
+        {
+            return Err((block * BLOCK + offset, added[offset]));
         }
     }
-    None
+    Ok(())
 }
 
 #[cfg(test)]

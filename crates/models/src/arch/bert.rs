@@ -106,9 +106,8 @@ impl Bert {
         below.finish(&["position_ids"])?;
 
         let below = view.pp("encoder");
-        let layers = (0..config.num_hidden_layers)
-            .map(|index| Layer::load(&below.pp("layer").pp(index), config, device))
-            .collect::<Result<_>>()?;
+        let load = |view| Layer::load(&view, config, device);
+        let layers = below.pp("layer").load_each(config.num_hidden_layers, load)?;
         below.finish(&[])?;
         Ok(Self { embeddings, embeddings_norm, layers, hidden_size: config.hidden_size })
     }
