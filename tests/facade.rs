@@ -284,7 +284,7 @@ fn configurations_that_would_compute_something_else_are_refused() {
         check_error(folder.path(), LoadOptions::new(), &["config.json", expected]);
     };
     check("model_type", "llama".into(), "`llama` is not supported");
-    check("hidden_act", "swish".into(), "swish");
+    check("hidden_act", "mish".into(), "mish");
     check("position_embedding_type", "relative_key".into(), "relative_key");
     check("is_decoder", true.into(), "is_decoder");
     check("num_attention_heads", 5.into(), "5 heads do not divide hidden_size 32");

@@ -1,3 +1,5 @@
+//! Heads of all shapes and options, with every kind of register, against the reference in f64.
+
 use candle_core::Device;
 use proptest::prelude::*;
 

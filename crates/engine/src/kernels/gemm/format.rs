@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use half::{bf16, f16};
 
 use super::arithmetic::RowScale;
+use crate::kernels::lanes::{Kernel, Lanes, dispatch};
 use crate::kernels::{share_rows, simd};
 
 /// What a kernel multiplies.
@@ -77,36 +78,28 @@ impl Panels {
         // SAFETY: lines are bytes without padding between them, and there are at least `size`.
         let bytes = unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast::<u8>(), size) };
         let (mut scales, mut sums) = (Vec::new(), Vec::new());
-        for (panel, (rows, bytes)) in
-            weight.chunks(columns * in_features).zip(bytes.chunks_exact_mut(panel_bytes)).enumerate()
-        {
+        let panel_rows = weight.chunks(columns * in_features);
+        for (panel, (rows, bytes)) in panel_rows.zip(bytes.chunks_exact_mut(panel_bytes)).enumerate() {
             match format {
-                Format::F32 => {
-                    interleave(rows, in_features, columns, bytes, |&[value]: &[f32; 1]| value.to_le_bytes());
-                }
+                Format::F32 => transpose(as_words(rows), groups, columns, bytes),
                 Format::Bf16 => {
-                    interleave(rows, in_features, columns, bytes, |&[value]| {
-                        bf16::from_f32(value).to_le_bytes()
-                    });
+                    interleave(rows, in_features, columns, bytes, |value| bf16::from_f32(value).to_bits())
                 }
                 Format::F16 => {
                     let too_large = |value: &f32| f16::from_f32(*value).is_infinite();
                     if let Some(index) = rows.iter().position(too_large) {
                         return Err(panel * columns * in_features + index);
                     }
-                    interleave(rows, in_features, columns, bytes, |&[value]| {
-                        f16::from_f32(value).to_le_bytes()
-                    });
+                    interleave(rows, in_features, columns, bytes, |value| f16::from_f32(value).to_bits());
                 }
-                Format::Bf16Pairs => interleave(rows, in_features, columns, bytes, |pair: &[f32; 2]| {
-                    let [low, high] = pair.map(|value| u32::from(bf16::from_f32(value).to_bits()));
-                    (low | high << 16).to_le_bytes()
-                }),
+                Format::Bf16Pairs => {
+                    let mut words = vec![0; rows.len() / in_features * groups];
+                    bf16_pairs(rows, in_features, &mut words);
+                    transpose(&words, groups, columns, bytes);
+                }
                 Format::Int8 | Format::SignedInt8 => {
-                    let quantized = quantize_rows(rows, in_features, &mut scales, &mut sums);
-                    interleave(&quantized, in_features, columns, bytes, |four: &[i8; 4]| {
-                        four.map(|value| value as u8)
-                    });
+                    let words = quantize_rows(rows, in_features, &mut scales, &mut sums);
+                    transpose(&words, groups, columns, bytes);
                     let padded = (panel + 1) * columns;
                     scales.resize(padded, 0.0);
                     sums.resize(padded, 0);
@@ -121,44 +114,94 @@ impl Panels {
     }
 }
 
-/// Writes `rows`, `[up to columns, in_features]`, as `[groups, columns]`; what is missing to whole groups is 0.
-fn interleave<T: Copy + Default, const GROUP: usize, const BYTES: usize>(
-    rows: &[T],
-    in_features: usize,
+/// Writes `words`, `[up to columns, groups]`, as `[groups, columns]`.
+fn transpose(words: &[u32], groups: usize, columns: usize, bytes: &mut [u8]) {
+    assert!(bytes.len() == groups * columns * 4 && words.len() <= groups * columns);
+    dispatch(Transpose { words, groups, columns, to: bytes.as_mut_ptr().cast() });
+}
+
+struct Transpose<'a> {
+    /// `[up to columns, groups]`
+    words: &'a [u32],
+    groups: usize,
     columns: usize,
-    bytes: &mut [u8],
-    encode: impl Fn(&[T; GROUP]) -> [u8; BYTES],
-) {
-    // Columns in the inner loop write whole lines; sixteen rows at a time stay in cache.
-    for first_column in (0..columns).step_by(16) {
-        let columns_here = first_column..columns.min(first_column + 16);
-        for (group, bytes) in bytes.chunks_exact_mut(columns * BYTES).enumerate() {
-            let (first, cells) = (group * GROUP, bytes.as_chunks_mut::<BYTES>().0);
-            for (column, cell) in columns_here.clone().zip(&mut cells[columns_here.clone()]) {
-                let Some(row) = rows.get(column * in_features..(column + 1) * in_features) else { break };
-                let mut values = [T::default(); GROUP];
-                let found = &row[first..in_features.min(first + GROUP)];
-                values[..found.len()].copy_from_slice(found);
-                *cell = encode(&values);
+    /// `[groups, columns]`, of at least 4-byte alignment and nobody else's.
+    to: *mut f32,
+}
+
+impl Kernel for Transpose<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { words, groups, columns, to } = self;
+        let rows = words.len() / groups;
+        let (whole_rows, whole_groups) = (rows / L::LANES * L::LANES, groups / L::LANES * L::LANES);
+        let from = words.as_ptr().cast::<f32>();
+        // SAFETY: all indices are of rows and groups that exist, in `words` and in `to`.
+        unsafe {
+            for group in (0..whole_groups).step_by(L::LANES) {
+                for row in (0..whole_rows).step_by(L::LANES) {
+                    lanes.transpose(
+                        from.add(row * groups + group),
+                        groups,
+                        to.add(group * columns + row),
+                        columns,
+                    );
+                }
+            }
+            for row in 0..rows {
+                for group in if row < whole_rows { whole_groups } else { 0 }..groups {
+                    to.add(group * columns + row).cast::<u32>().write(words[row * groups + group]);
+                }
             }
         }
     }
 }
 
-/// Each row symmetrically to -127..=127; appends what 1 stands for, and the sum of the integers.
-fn quantize_rows(rows: &[f32], in_features: usize, scales: &mut Vec<f32>, sums: &mut Vec<i32>) -> Vec<i8> {
-    let mut quantized = Vec::with_capacity(rows.len());
+/// [`transpose`] of single inputs that become 16 bits each.
+fn interleave(
+    rows: &[f32],
+    in_features: usize,
+    columns: usize,
+    bytes: &mut [u8],
+    encode: impl Fn(f32) -> u16,
+) {
+    // Columns in the inner loop write whole lines; sixteen rows at a time stay in cache.
+    for first_column in (0..columns).step_by(16) {
+        let columns_here = first_column..columns.min(first_column + 16);
+        for (input, bytes) in bytes.chunks_exact_mut(columns * 2).enumerate() {
+            let cells = &mut bytes.as_chunks_mut::<2>().0[columns_here.clone()];
+            for (column, cell) in columns_here.clone().zip(cells) {
+                let Some(value) = rows.get(column * in_features + input) else { break };
+                *cell = encode(*value).to_ne_bytes();
+            }
+        }
+    }
+}
+
+fn as_words(values: &[f32]) -> &[u32] {
+    // SAFETY: f32 and u32 have the same size and alignment, and all bits are valid for both.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
+}
+
+/// Each row symmetrically to -127..=127, in fours; appends what 1 stands for, and the sum of the integers.
+fn quantize_rows(rows: &[f32], in_features: usize, scales: &mut Vec<f32>, sums: &mut Vec<i32>) -> Vec<u32> {
+    let mut words = Vec::with_capacity(rows.len() / in_features * in_features.div_ceil(4));
+    let mut quantized = Vec::with_capacity(in_features.next_multiple_of(4));
     for row in rows.chunks_exact(in_features) {
         let largest = row.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
         // A row of zeros, or of numbers so small that their scale would be 0, stands for zeros.
         let scale = largest / 127.0;
         let inverse = if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
-        let start = quantized.len();
-        quantized.extend(row.iter().map(|value| (value * inverse).round_ties_even() as i8));
+        quantized.clear();
+        quantized.extend(row.iter().map(|value| (value * inverse + ROUND).to_bits() as i8));
         scales.push(scale);
-        sums.push(quantized[start..].iter().map(|&value| i32::from(value)).sum());
+        sums.push(quantized.iter().map(|&value| i32::from(value)).sum());
+        quantized.resize(in_features.next_multiple_of(4), 0);
+        words.extend(
+            quantized.as_chunks().0.iter().map(|four| u32::from_ne_bytes(four.map(|value| value as u8))),
+        );
     }
-    quantized
+    words
 }
 
 /// Inputs as a kernel reads them: `[rows, groups]` of 32 bits.
@@ -175,10 +218,7 @@ impl<'a> Inputs<'a> {
         let rows = x.len() / in_features;
         let mut scales = Vec::new();
         let groups = match format {
-            Format::F32 | Format::Bf16 | Format::F16 => {
-                // SAFETY: f32 and u32 have the same size and alignment, and all bits are valid for both.
-                Cow::Borrowed(unsafe { std::slice::from_raw_parts(x.as_ptr().cast::<u32>(), x.len()) })
-            }
+            Format::F32 | Format::Bf16 | Format::F16 => Cow::Borrowed(as_words(x)),
             Format::Bf16Pairs => {
                 let mut groups = vec![0; rows * words];
                 share_rows((&mut groups, words), (&mut [(); 0], 0), rows, |row, groups, _| {
@@ -244,8 +284,6 @@ fn quantize_inputs_loop(
     groups: &mut [u32],
     scales: &mut [RowScale],
 ) {
-    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, and leaves it in the low bits.
-    const ROUND: f32 = 12_582_912.0;
     let words = in_features.div_ceil(4);
     for ((row, groups), scale) in x.chunks_exact(in_features).zip(groups.chunks_exact_mut(words)).zip(scales)
     {
@@ -284,6 +322,9 @@ fn quantize_inputs_loop(
         }
     }
 }
+
+/// Adding 1.5 * 2^23 rounds to the nearest integer, and leaves it in the low bits.
+const ROUND: f32 = 12_582_912.0;
 
 /// The ratio between what an exponent means in f32 and in f16.
 pub(super) const TWO_TO_112: f32 = f32::from_bits((127 + 112) << 23);
