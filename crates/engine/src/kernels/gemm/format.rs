@@ -287,16 +287,17 @@ fn quantize_inputs_loop(
     let words = in_features.div_ceil(4);
     for ((row, groups), scale) in x.chunks_exact(in_features).zip(groups.chunks_exact_mut(words)).zip(scales)
     {
-        let (mut low, mut high) = ([0.0f32; 16], [0.0f32; 16]);
-        let mut poison = [0.0f32; 16];
+        let (mut low, mut high, mut poison) = ([0.0f32; 16], [0.0f32; 16], [0.0f32; 16]);
+        let mut see = |lane: usize, value: f32| {
+            low[lane] = if value < low[lane] { value } else { low[lane] };
+            high[lane] = if value > high[lane] { value } else { high[lane] };
+            poison[lane] += value * 0.0;
+        };
         let (chunks, rest) = row.as_chunks::<16>();
-        for chunk in chunks.iter().map(|chunk| chunk.as_slice()).chain([rest]) {
-            for (lane, value) in chunk.iter().enumerate() {
-                low[lane] = if *value < low[lane] { *value } else { low[lane] };
-                high[lane] = if *value > high[lane] { *value } else { high[lane] };
-                poison[lane] += *value * 0.0;
-            }
+        for chunk in chunks {
+            (0..16).for_each(|lane| see(lane, chunk[lane]));
         }
+        rest.iter().enumerate().for_each(|(lane, value)| see(lane, *value));
         let (low, high) = (low.into_iter().fold(0.0, f32::min), high.into_iter().fold(0.0, f32::max));
         // Of NaN or infinity there is no range: the scale, and with it the whole row of outputs, is NaN.
         let poison: f32 = poison.iter().sum();
@@ -304,22 +305,18 @@ fn quantize_inputs_loop(
         let inverse = if step >= f32::MIN_POSITIVE { 1.0 / step } else { 0.0 };
         let zero = (-low * inverse).round_ties_even();
         *scale = RowScale { scale: step + poison, zero: zero as i32 - offset };
-        let quantize = |value: f32| -> u32 {
+        // SAFETY: the words' bytes, all values of which are valid.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(groups.as_mut_ptr().cast::<u8>(), words * 4) };
+        let (bytes, missing) = bytes.split_at_mut(in_features);
+        for (byte, value) in bytes.iter_mut().zip(row) {
             // Rounding up both `zero` and the value can exceed the range by one. A NaN becomes anything.
             let steps = value * inverse;
             let steps = if steps < 255.0 - zero { steps } else { 255.0 - zero };
             let rounded = (if steps > -zero { steps } else { -zero }) + ROUND;
-            (rounded.to_bits().wrapping_add((zero as i32 - offset) as u32)) & 0xff
-        };
-        let (fours, rest) = row.as_chunks::<4>();
-        for (group, [a, b, c, d]) in groups.iter_mut().zip(fours) {
-            *group = quantize(*a) | quantize(*b) << 8 | quantize(*c) << 16 | quantize(*d) << 24;
+            *byte = rounded.to_bits().wrapping_add((zero as i32 - offset) as u32) as u8;
         }
-        if !rest.is_empty() {
-            // The weights that the missing bytes meet are 0.
-            let bytes = rest.iter().enumerate().map(|(index, value)| quantize(*value) << (8 * index));
-            groups[words - 1] = bytes.sum();
-        }
+        // The weights that these meet are 0.
+        missing.fill(0);
     }
 }
 
