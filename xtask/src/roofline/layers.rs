@@ -1,0 +1,161 @@
+//! The kinds of layers of an encoder, each alone: where a job's time goes, and how close to the peak each is.
+//!
+//! Every layer has weights of its own, as in the model, so that on short inputs they come from memory and not
+//! from a cache that a loop over one layer would have warmed.
+
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use candle_core::{Device, Tensor};
+use candlewick_engine::kernels::{AttentionShape, LayerNormOp, PackedLinear, attention, gelu_erf};
+
+use crate::workload::{self, ModelShape};
+
+/// What a layer does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Linear,
+    Attention,
+    Gelu,
+    LayerNorm,
+}
+
+impl Kind {
+    pub(super) const ALL: [Kind; 4] = [Kind::Linear, Kind::Attention, Kind::Gelu, Kind::LayerNorm];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Kind::Linear => "linear",
+            Kind::Attention => "attention",
+            Kind::Gelu => "gelu",
+            Kind::LayerNorm => "layer norm",
+        }
+    }
+
+    /// Multiplications and additions of matrix products; `None` where there are none.
+    pub(super) fn flops(self, shape: &ModelShape, lengths: &[usize]) -> Option<f64> {
+        match self {
+            Kind::Linear => Some(shape.linear_flops(lengths.iter().sum())),
+            Kind::Attention => Some(shape.attention_flops(lengths)),
+            Kind::Gelu | Kind::LayerNorm => None,
+        }
+    }
+}
+
+/// The layers of a shape, with random weights.
+pub(super) struct Layers {
+    shape: ModelShape,
+    linears: Vec<[PackedLinear; 4]>,
+    norm_weight: Vec<f32>,
+    norm_bias: Vec<f32>,
+}
+
+impl Layers {
+    pub(super) fn new(shape: &ModelShape) -> Self {
+        // What the weights are does not matter, but making them takes longer than most measurements.
+        let [first, second, third, fourth] = shape.linears().map(|(width_in, width_out)| {
+            let weight = workload::values(width_in * width_out, 3);
+            move || PackedLinear::new(&weight, vec![0.0; width_out], width_in, None)
+        });
+        Self {
+            shape: *shape,
+            linears: (0..shape.layers).map(|_| [first(), second(), third(), fourth()]).collect(),
+            norm_weight: vec![1.0; shape.hidden_size],
+            norm_bias: vec![0.0; shape.hidden_size],
+        }
+    }
+
+    /// Seconds that all layers of a kind take for all batches, given the lengths of each batch's sequences.
+    /// Each of several equal batches is supposed to take as long as the first.
+    pub(super) fn seconds(&self, kind: Kind, batches: &[Vec<usize>]) -> Result<f64> {
+        let mut seconds = 0.0;
+        let mut seen: Vec<&Vec<usize>> = Vec::new();
+        for batch in batches {
+            if seen.contains(&batch) {
+                continue;
+            }
+            seen.push(batch);
+            let times = batches.iter().filter(|other| *other == batch).count();
+            seconds += times as f64 * self.batch_seconds(kind, batch)?;
+        }
+        Ok(seconds)
+    }
+
+    fn batch_seconds(&self, kind: Kind, lengths: &[usize]) -> Result<f64> {
+        let ModelShape { layers, hidden_size, heads, intermediate_size, .. } = self.shape;
+        let rows = lengths.iter().sum();
+        match kind {
+            Kind::Linear => {
+                let inputs = self.shape.linears().map(|(width, _)| matrix(rows, width));
+                let inputs = inputs.into_iter().collect::<Result<Vec<Tensor>>>()?;
+                fastest(|| {
+                    for (linear, x) in self.linears.iter().flat_map(|layer| layer.iter().zip(&inputs)) {
+                        x.apply_op1_no_bwd(linear)?;
+                    }
+                    Ok(())
+                })
+            }
+            Kind::Attention => {
+                let head_dim = hidden_size / heads;
+                let shape =
+                    AttentionShape { num_heads: heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt() };
+                let (qkv, batch) = (matrix(rows, 3 * hidden_size)?, workload::batch(lengths));
+                fastest(|| (0..layers).try_for_each(|_| Ok(attention(&qkv, &batch, shape).map(drop)?)))
+            }
+            Kind::Gelu => {
+                // Beyond 6 GELU is the identity, so that doing it in place again and again changes nothing.
+                let mut values = vec![6.5; rows * intermediate_size];
+                let seconds = fastest(|| {
+                    (0..layers).for_each(|_| gelu_erf(&mut values));
+                    Ok(())
+                })?;
+                ensure!(values.iter().all(|value| *value == 6.5), "GELU is not the identity at 6.5");
+                Ok(seconds)
+            }
+            Kind::LayerNorm => {
+                let (x, residual) = (matrix(rows, hidden_size)?, matrix(rows, hidden_size)?);
+                let op = LayerNormOp { weight: &self.norm_weight, bias: &self.norm_bias, eps: 1e-12 };
+                // After attention and after the MLP.
+                fastest(|| {
+                    (0..2 * layers).try_for_each(|_| Ok(x.apply_op2_no_bwd(&residual, &op).map(drop)?))
+                })
+            }
+        }
+    }
+}
+
+/// Seconds of `run`: once if that takes long, else the shortest of as many times as fit a moment.
+pub(super) fn fastest(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+    const MOMENT: f64 = 0.05;
+    let (begun, mut shortest) = (Instant::now(), f64::INFINITY);
+    loop {
+        let started = Instant::now();
+        run()?;
+        shortest = shortest.min(started.elapsed().as_secs_f64());
+        if begun.elapsed().as_secs_f64() > MOMENT {
+            return Ok(shortest);
+        }
+    }
+}
+
+fn matrix(rows: usize, cols: usize) -> Result<Tensor> {
+    Ok(Tensor::from_vec(workload::values(rows * cols, 5), (rows, cols), &Device::Cpu)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_can_be_measured() {
+        let shape =
+            ModelShape { name: "tiny", layers: 2, hidden_size: 8, heads: 2, intermediate_size: 16, id: None };
+        let layers = Layers::new(&shape);
+        for kind in Kind::ALL {
+            assert!(layers.seconds(kind, &[vec![3, 5], vec![8], vec![3, 5]]).unwrap() > 0.0, "{kind:?}");
+        }
+        let lengths = [3, 5];
+        let flops: f64 = Kind::ALL.iter().filter_map(|kind| kind.flops(&shape, &lengths)).sum();
+        assert_eq!(flops, shape.flops(&lengths));
+    }
+}
