@@ -28,8 +28,8 @@ use layers::{Kind, Layers};
 use peak::{Arithmetic, Unit};
 
 /// Repetitions of a peak in the table, and beside a job.
-const REPETITIONS: usize = 10;
-const REPETITIONS_BESIDE: usize = 4;
+const REPETITIONS: usize = 50;
+const REPETITIONS_BESIDE: usize = 20;
 
 /// Rounds of a job, unless time is over before.
 const ROUNDS: usize = 9;

@@ -5,6 +5,7 @@ use candle_core::{Device, Tensor};
 use candlewick_engine::kernels::{AttentionShape, LayerNormOp, PackedLinear, attention, gelu_erf};
 use candlewick_models::{DenseModel, LoadOptions};
 
+use super::callgrind::start_instrumentation;
 use crate::workload::{batch, sentences, values};
 
 /// Work of fixed size, with MiniLM's widths.
@@ -38,6 +39,7 @@ impl Work {
     pub(super) fn run(&self) -> Result<()> {
         let mut work = (self.prepare)()?;
         work()?;
+        start_instrumentation();
         candlewick_counted_work(&mut work)
     }
 }

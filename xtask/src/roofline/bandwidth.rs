@@ -4,8 +4,8 @@ use std::hint::black_box;
 
 use super::peak::best_rate;
 
-/// Bytes that are read between two looks at the clock, at least: some milliseconds.
-const BYTES_READ: usize = 256 << 20;
+/// Bytes that are read between two looks at the clock, at least: a millisecond from a cache.
+const BYTES_READ: usize = 64 << 20;
 
 /// A buffer that fits a level of memory, and none above it.
 #[derive(Debug)]

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use candle_core::{Device, Tensor};
 use candlewick_engine::kernels::{AttentionShape, LayerNormOp, PackedLinear, attention, gelu_erf};
 
@@ -103,14 +103,13 @@ impl Layers {
                 fastest(|| (0..layers).try_for_each(|_| Ok(attention(&qkv, &batch, shape).map(drop)?)))
             }
             Kind::Gelu => {
-                // Beyond 6 GELU is the identity, so that doing it in place again and again changes nothing.
-                let mut values = vec![6.5; rows * intermediate_size];
-                let seconds = fastest(|| {
-                    (0..layers).for_each(|_| gelu_erf(&mut values));
+                // 0 is what GELU leaves as it is: anything else becomes too small to be normal, and slow, when
+                // it is done in place again and again. The kernel has no branch that 0 could take.
+                let mut values = vec![0.0; rows * intermediate_size];
+                fastest(|| {
+                    (0..layers).for_each(|_| gelu_erf(std::hint::black_box(&mut values)));
                     Ok(())
-                })?;
-                ensure!(values.iter().all(|value| *value == 6.5), "GELU is not the identity at 6.5");
-                Ok(seconds)
+                })
             }
             Kind::LayerNorm => {
                 let (x, residual) = (matrix(rows, hidden_size)?, matrix(rows, hidden_size)?);
