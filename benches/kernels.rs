@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use candlewick_benches::matrix;
+use candlewick_engine::Precision;
 use candlewick_engine::kernels::{
     Activation, AttentionShape, LayerNormOp, PackedLinear, attention, mean_pool,
 };
@@ -23,16 +24,21 @@ fn shapes() -> &'static [ModelShape] {
     &SHAPES[..2]
 }
 
+/// Every linear layer in f32, and the largest in every precision.
 fn linear(criterion: &mut Criterion) {
     let mut group = group(criterion, "linear");
     for shape in shapes() {
-        for (width_in, width_out) in shape.linears() {
+        let linears = shape.linears();
+        let in_f32 = linears.map(|widths| (widths, Precision::F32));
+        let in_others = Precision::ALL.into_iter().skip(1).map(|precision| (linears[2], precision));
+        for ((width_in, width_out), precision) in in_f32.into_iter().chain(in_others) {
             let weight = values(width_in * width_out, 2);
-            let linear = PackedLinear::new(&weight, values(width_out, 3), width_in, None);
+            let linear = PackedLinear::new(&weight, values(width_out, 3), width_in, None, precision);
+            let linear = linear.expect("every precision holds numbers below 1");
             for rows in [16, 512] {
                 let x = matrix(rows, width_in);
                 group.throughput(Throughput::Elements((2 * rows * width_in * width_out) as u64));
-                group.bench_function(format!("{rows}x{width_in}x{width_out}"), |bencher| {
+                group.bench_function(format!("{precision}, {rows}x{width_in}x{width_out}"), |bencher| {
                     bencher.iter(|| x.apply_op1_no_bwd(&linear).expect("the widths agree"));
                 });
             }
@@ -124,7 +130,8 @@ fn pooling(criterion: &mut Criterion) {
 fn dispatch(criterion: &mut Criterion) {
     let mut group = group(criterion, "dispatch");
     let one = Tensor::zeros((1, 1), candle_core::DType::F32, &Device::Cpu).expect("there is memory");
-    let linear = PackedLinear::new(&[1.0], vec![0.0], 1, None);
+    let linear = PackedLinear::new(&[1.0], vec![0.0], 1, None, Precision::F32);
+    let linear = linear.expect("every precision holds 1");
     group.bench_function("linear 1x1x1", |bencher| {
         bencher.iter(|| one.apply_op1_no_bwd(&linear).expect("the widths agree"));
     });

@@ -18,13 +18,13 @@ use std::io::Write;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use candlewick_engine::{Batch, TextEncoder, ThreadPool};
+use candlewick_engine::{Batch, Precision, TextEncoder, ThreadPool};
 use candlewick_models::LoadOptions;
 
 use crate::compare::{machine, stats};
 use crate::workload::{self, Job, ModelShape, SHAPES};
 use bandwidth::Level;
-use layers::{Kind, Layers};
+use layers::{Kind, Layers, Operations};
 use peak::{Arithmetic, Unit};
 
 /// Repetitions of a peak in the table, and beside a job.
@@ -46,11 +46,14 @@ pub struct Options {
     /// Only jobs whose name contains this: 1x16, 32x128, 8x512, log-normal.
     #[arg(long, value_name = "TEXT", default_value = "")]
     job: String,
+    /// Precisions of the linear layers: f32, f16, bf16, int8.
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', default_value = "f32")]
+    precision: Vec<Precision>,
     /// Seconds after which no further round of a job begins.
     #[arg(long, value_name = "S", default_value_t = 5.0)]
     seconds: f64,
     /// Measure the machine only, no model.
-    #[arg(long, conflicts_with_all = ["model", "job", "seconds"])]
+    #[arg(long, conflicts_with_all = ["model", "job", "precision", "seconds"])]
     peak_only: bool,
 }
 
@@ -69,11 +72,11 @@ struct Peaks {
 struct JobRow {
     shape: &'static str,
     job: &'static str,
-    precision: Arithmetic,
+    precision: Precision,
     threads: usize,
     tokens: usize,
     seconds: f64,
-    flops: f64,
+    operations: f64,
     /// Of the peak: the median of the rounds, and their range.
     share: f64,
     range: (f64, f64),
@@ -85,7 +88,7 @@ struct JobRow {
 struct LayerRow {
     name: &'static str,
     seconds: f64,
-    flops: Option<f64>,
+    operations: Option<f64>,
     /// Of the peak.
     share: Option<f64>,
 }
@@ -109,13 +112,16 @@ pub fn main(options: &Options) -> Result<()> {
     }
     report::job_heading(&mut out)?;
     let mut rows = Vec::new();
+    let mut done = |row| {
+        report::job(&mut out, &row)?;
+        out.flush()?;
+        rows.push(row);
+        Ok(())
+    };
     for shape in shapes {
-        measure_shape(shape, &jobs, options, &mut |row| {
-            report::job(&mut out, &row)?;
-            out.flush()?;
-            rows.push(row);
-            Ok(())
-        })?;
+        for &precision in &options.precision {
+            measure_shape(shape, precision, &jobs, options, &mut done)?;
+        }
     }
     report::layers(&mut out, &rows)?;
     report::legend(&mut out).context("could not write to standard output")
@@ -146,21 +152,28 @@ fn measure_peaks(threads: &[usize]) -> Peaks {
     Peaks { machine: machine::describe(), threads, arithmetic, bandwidth }
 }
 
-/// All jobs on one model, each handed to `done` as soon as it is measured.
+/// All jobs on one model in one precision, each handed to `done` as soon as it is measured.
 fn measure_shape(
     shape: &ModelShape,
+    precision: Precision,
     jobs: &[Job],
     options: &Options,
     done: &mut impl FnMut(JobRow) -> Result<()>,
 ) -> Result<()> {
-    let precision = Arithmetic::F32;
-    let peak = peak::fastest(precision).context("this processor's peak is not known")?;
-    let model = shape.load(LoadOptions::new().threads(1))?;
-    let bench = Bench { shape, precision, peak, encoder: model.encoder()?, layers: Layers::new(shape) };
+    let peak = |precision| peak::fastest(precision).context("this processor's peak is not known");
+    let model = shape.load(LoadOptions::new().threads(1).precision(precision))?;
+    let bench = Bench {
+        shape,
+        precision,
+        linear_peak: peak(precision)?,
+        attention_peak: peak(Precision::F32)?,
+        encoder: model.encoder()?,
+        layers: Layers::new(shape, precision)?,
+    };
     for job in jobs {
         for &threads in &options.threads {
             let row = bench.measure(job, threads, options.seconds);
-            done(row.with_context(|| format!("{} on the shape {}", job.name, shape.name))?)?;
+            done(row.with_context(|| format!("{} on the shape {} in {precision}", job.name, shape.name))?)?;
         }
     }
     Ok(())
@@ -169,9 +182,10 @@ fn measure_shape(
 /// A model on the test bench.
 struct Bench<'a> {
     shape: &'a ModelShape,
-    precision: Arithmetic,
-    /// The instruction whose rate is the peak.
-    peak: Unit,
+    precision: Precision,
+    /// The instructions whose rates are the peak.
+    linear_peak: Unit,
+    attention_peak: Unit,
     encoder: &'a dyn TextEncoder,
     layers: Layers,
 }
@@ -179,13 +193,12 @@ struct Bench<'a> {
 /// Seconds, and operations per second around them.
 struct Timing {
     seconds: f64,
-    peak: f64,
+    peak: Operations,
 }
 
 impl Bench<'_> {
     fn measure(&self, job: &Job, threads: usize, seconds: f64) -> Result<JobRow> {
-        let (pool, batches) = (ThreadPool::new(Some(threads))?, job.batches());
-        let (plan, flops) = (job.plan(), self.shape.flops(&job.lengths));
+        let (pool, batches, plan) = (ThreadPool::new(Some(threads))?, job.batches(), job.plan());
         // Weights and code are in memory before anything is timed.
         self.run(&pool, &batches)?;
         let (mut jobs, mut layers) = (Vec::new(), Kind::ALL.map(|_| Vec::new()));
@@ -199,12 +212,13 @@ impl Bench<'_> {
                 }
             }
         }
-        let shares: Vec<f64> = jobs.iter().map(|timing| timing.share(flops)).collect();
-        let layer = |(kind, timings): (Kind, Vec<Timing>)| {
-            let flops = kind.flops(self.shape, &job.lengths);
-            let share =
-                |flops| stats::median(&timings.iter().map(|timing| timing.share(flops)).collect::<Vec<_>>());
-            LayerRow { name: kind.name(), seconds: median_seconds(&timings), flops, share: flops.map(share) }
+        let operations = Operations::of(self.shape, &job.lengths);
+        let shares = shares(&jobs, operations);
+        let layer = |(kind, timings): (Kind, Vec<Timing>)| LayerRow {
+            name: kind.name(),
+            seconds: median_seconds(&timings),
+            operations: kind.part(operations).map(Operations::sum),
+            share: kind.part(operations).map(|part| stats::median(&self::shares(&timings, part))),
         };
         let layers = Kind::ALL.into_iter().zip(layers).filter(|(_, timings)| !timings.is_empty());
         Ok(JobRow {
@@ -214,7 +228,7 @@ impl Bench<'_> {
             threads,
             tokens: job.tokens(),
             seconds: median_seconds(&jobs),
-            flops,
+            operations: operations.sum(),
             share: stats::median(&shares),
             range: stats::range(&shares),
             layers: layers.map(layer).collect(),
@@ -228,18 +242,24 @@ impl Bench<'_> {
 
     /// The peak is the mean of what it is before and after.
     fn time(&self, threads: usize, run: impl FnOnce() -> Result<f64>) -> Result<Timing> {
-        let before = self.peak.rate(threads, REPETITIONS_BESIDE);
+        let peak = || Operations {
+            linear: self.linear_peak.rate(threads, REPETITIONS_BESIDE),
+            attention: self.attention_peak.rate(threads, REPETITIONS_BESIDE),
+        };
+        let before = peak();
         let seconds = run()?;
-        let after = self.peak.rate(threads, REPETITIONS_BESIDE);
-        Ok(Timing { seconds, peak: f64::midpoint(before, after) })
+        let after = peak();
+        let peak = Operations {
+            linear: f64::midpoint(before.linear, after.linear),
+            attention: f64::midpoint(before.attention, after.attention),
+        };
+        Ok(Timing { seconds, peak })
     }
 }
 
-impl Timing {
-    /// Of the peak, when so many operations were done.
-    fn share(&self, flops: f64) -> f64 {
-        flops / self.seconds / self.peak
-    }
+/// Of the peak, when these operations were done: the time that they need at least, over the time that they took.
+fn shares(timings: &[Timing], operations: Operations) -> Vec<f64> {
+    timings.iter().map(|timing| operations.seconds_at(timing.peak) / timing.seconds).collect()
 }
 
 fn median_seconds(timings: &[Timing]) -> f64 {

@@ -5,11 +5,36 @@
 
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use candle_core::{Device, Tensor};
+use candlewick_engine::Precision;
 use candlewick_engine::kernels::{AttentionShape, LayerNormOp, PackedLinear, attention, gelu_erf};
 
 use crate::workload::{self, ModelShape};
+
+/// Multiplications and additions of matrix products, or how many of them can be done in a second. Linear layers
+/// have a precision; attention is always f32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Operations {
+    pub(super) linear: f64,
+    pub(super) attention: f64,
+}
+
+impl Operations {
+    /// All that a job on this shape has.
+    pub(super) fn of(shape: &ModelShape, lengths: &[usize]) -> Self {
+        Self { linear: shape.linear_flops(lengths.iter().sum()), attention: shape.attention_flops(lengths) }
+    }
+
+    pub(super) fn sum(self) -> f64 {
+        self.linear + self.attention
+    }
+
+    /// Seconds that these operations take at these rates.
+    pub(super) fn seconds_at(self, rates: Operations) -> f64 {
+        self.linear / rates.linear + self.attention / rates.attention
+    }
+}
 
 /// What a layer does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,11 +57,11 @@ impl Kind {
         }
     }
 
-    /// Multiplications and additions of matrix products; `None` where there are none.
-    pub(super) fn flops(self, shape: &ModelShape, lengths: &[usize]) -> Option<f64> {
+    /// The part of a job's operations that these layers do; `None` where there are no matrix products.
+    pub(super) fn part(self, all: Operations) -> Option<Operations> {
         match self {
-            Kind::Linear => Some(shape.linear_flops(lengths.iter().sum())),
-            Kind::Attention => Some(shape.attention_flops(lengths)),
+            Kind::Linear => Some(Operations { attention: 0.0, ..all }),
+            Kind::Attention => Some(Operations { linear: 0.0, ..all }),
             Kind::Gelu | Kind::LayerNorm => None,
         }
     }
@@ -45,24 +70,29 @@ impl Kind {
 /// The layers of a shape, with random weights.
 pub(super) struct Layers {
     shape: ModelShape,
-    linears: Vec<[PackedLinear; 4]>,
+    /// Four for each layer.
+    linears: Vec<PackedLinear>,
     norm_weight: Vec<f32>,
     norm_bias: Vec<f32>,
 }
 
 impl Layers {
-    pub(super) fn new(shape: &ModelShape) -> Self {
-        // What the weights are does not matter, but making them takes longer than most measurements.
-        let [first, second, third, fourth] = shape.linears().map(|(width_in, width_out)| {
-            let weight = workload::values(width_in * width_out, 3);
-            move || PackedLinear::new(&weight, vec![0.0; width_out], width_in, None)
-        });
-        Self {
+    pub(super) fn new(shape: &ModelShape, precision: Precision) -> Result<Self> {
+        // Every layer gets the same numbers, since making them takes longer than most measurements.
+        let weights = shape.linears().map(|(width_in, width_out)| workload::values(width_in * width_out, 3));
+        let mut linears = Vec::new();
+        for _ in 0..shape.layers {
+            for ((width_in, width_out), weight) in shape.linears().into_iter().zip(&weights) {
+                let linear = PackedLinear::new(weight, vec![0.0; width_out], width_in, None, precision);
+                linears.push(linear.map_err(|error| anyhow!("{width_in} to {width_out}: {error:?}"))?);
+            }
+        }
+        Ok(Self {
             shape: *shape,
-            linears: (0..shape.layers).map(|_| [first(), second(), third(), fourth()]).collect(),
+            linears,
             norm_weight: vec![1.0; shape.hidden_size],
             norm_bias: vec![0.0; shape.hidden_size],
-        }
+        })
     }
 
     /// Seconds that all layers of a kind take for all batches, given the lengths of each batch's sequences.
@@ -89,7 +119,7 @@ impl Layers {
                 let inputs = self.shape.linears().map(|(width, _)| matrix(rows, width));
                 let inputs = inputs.into_iter().collect::<Result<Vec<Tensor>>>()?;
                 fastest(|| {
-                    for (linear, x) in self.linears.iter().flat_map(|layer| layer.iter().zip(&inputs)) {
+                    for (linear, x) in self.linears.iter().zip(inputs.iter().cycle()) {
                         x.apply_op1_no_bwd(linear)?;
                     }
                     Ok(())
@@ -149,12 +179,22 @@ mod tests {
     fn every_kind_can_be_measured() {
         let shape =
             ModelShape { name: "tiny", layers: 2, hidden_size: 8, heads: 2, intermediate_size: 16, id: None };
-        let layers = Layers::new(&shape);
-        for kind in Kind::ALL {
-            assert!(layers.seconds(kind, &[vec![3, 5], vec![8], vec![3, 5]]).unwrap() > 0.0, "{kind:?}");
+        for precision in Precision::ALL {
+            let layers = Layers::new(&shape, precision).unwrap();
+            for kind in Kind::ALL {
+                assert!(layers.seconds(kind, &[vec![3, 5], vec![8], vec![3, 5]]).unwrap() > 0.0, "{kind:?}");
+            }
         }
-        let lengths = [3, 5];
-        let flops: f64 = Kind::ALL.iter().filter_map(|kind| kind.flops(&shape, &lengths)).sum();
-        assert_eq!(flops, shape.flops(&lengths));
+    }
+
+    #[test]
+    fn operations_are_split_among_kinds() {
+        let all = Operations::of(&crate::workload::SHAPES[0], &[3, 5]);
+        let parts = Kind::ALL.into_iter().filter_map(|kind| kind.part(all));
+        assert_eq!(parts.map(Operations::sum).sum::<f64>(), all.sum());
+        assert_eq!(all.sum(), crate::workload::SHAPES[0].flops(&[3, 5]));
+        // Twice as fast in linear layers only.
+        let operations = Operations { linear: 8.0, attention: 3.0 };
+        assert_eq!(operations.seconds_at(Operations { linear: 2.0, attention: 1.0 }), 7.0);
     }
 }

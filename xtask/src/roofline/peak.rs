@@ -3,6 +3,8 @@
 use std::sync::Barrier;
 use std::time::Instant;
 
+use candlewick_engine::Precision;
+
 #[cfg(target_arch = "aarch64")]
 use super::aarch64 as instructions;
 #[cfg(target_arch = "x86_64")]
@@ -72,10 +74,21 @@ pub(super) fn units() -> Vec<Unit> {
     }
 }
 
-/// The fastest instruction for this arithmetic on one thread, if there is any.
-pub(super) fn fastest(arithmetic: Arithmetic) -> Option<Unit> {
-    let candidates = units().into_iter().filter(|unit| unit.arithmetic == arithmetic);
-    candidates.map(|unit| (unit.rate(1, 5), unit)).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, unit)| unit)
+/// The fastest instruction on one thread for linear layers of this precision, or for f32, in which the engine
+/// computes where there is none.
+pub(super) fn fastest(precision: Precision) -> Option<Unit> {
+    let wanted = match precision {
+        Precision::Bf16 => Arithmetic::Bf16,
+        Precision::Int8 => Arithmetic::Int8,
+        // Weights in f16 are widened to f32.
+        _ => Arithmetic::F32,
+    };
+    let fastest_of = |arithmetic| {
+        let candidates = units().into_iter().filter(|unit| unit.arithmetic == arithmetic);
+        let measured = candidates.map(|unit| (unit.rate(1, 20), unit));
+        measured.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, unit)| unit)
+    };
+    fastest_of(wanted).or_else(|| fastest_of(Arithmetic::F32))
 }
 
 /// Work per second when each thread does `work`, from the start of the first to the end of the last; the best

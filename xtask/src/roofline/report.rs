@@ -40,24 +40,24 @@ fn cells(rates: &[Option<f64>]) -> String {
 pub(super) fn job_heading(out: &mut impl Write) -> io::Result<()> {
     writeln!(
         out,
-        "| model | job | precision | threads | tokens/s | GFLOP | GFLOP/s | peak | of peak | range |\n\
+        "| model | job | precision | threads | tokens/s | Gop | Gop/s | peak | of peak | range |\n\
          |---|---|---|---:|---:|---:|---:|---:|---:|---:|"
     )
 }
 
 pub(super) fn job(out: &mut impl Write, row: &JobRow) -> io::Result<()> {
-    let (rate, peak) = (row.flops / row.seconds, row.flops / row.seconds / row.share);
+    let rate = row.operations / row.seconds;
     writeln!(
         out,
         "| {} | {} | {} | {} | {:.0} | {:.1} | {:.1} | {:.0} | {:.1} % | {:.1} - {:.1} % |",
         row.shape,
         row.job,
-        row.precision.name(),
+        row.precision,
         row.threads,
         row.tokens as f64 / row.seconds,
-        row.flops / 1e9,
+        row.operations / 1e9,
         rate / 1e9,
-        peak / 1e9,
+        rate / row.share / 1e9,
         100.0 * row.share,
         100.0 * row.range.0,
         100.0 * row.range.1,
@@ -71,22 +71,23 @@ pub(super) fn layers(out: &mut impl Write, rows: &[JobRow]) -> io::Result<()> {
     writeln!(
         out,
         "\n## Layers, each kind alone, one thread\n\n\
-         | model | job | precision | layers | ms | of the job's time | GFLOP/s | of peak |\n\
+         | model | job | precision | layers | ms | of the job's time | Gop/s | of peak |\n\
          |---|---|---|---|---:|---:|---:|---:|"
     )?;
     for row in rows.iter().filter(|row| !row.layers.is_empty()) {
         let rest = row.seconds - row.layers.iter().map(|layer| layer.seconds).sum::<f64>();
-        let rest = LayerRow { name: "rest", seconds: rest, flops: None, share: None };
+        let rest = LayerRow { name: "rest", seconds: rest, operations: None, share: None };
         for layer in row.layers.iter().chain([&rest]) {
-            let rate =
-                layer.flops.map_or_else(|| "-".into(), |flops| format!("{:.1}", flops / layer.seconds / 1e9));
+            let rate = layer
+                .operations
+                .map_or_else(|| "-".into(), |count| format!("{:.1}", count / layer.seconds / 1e9));
             let share = layer.share.map_or_else(|| "-".into(), |share| format!("{:.1} %", 100.0 * share));
             writeln!(
                 out,
                 "| {} | {} | {} | {} | {:.2} | {:.1} % | {rate} | {share} |",
                 row.shape,
                 row.job,
-                row.precision.name(),
+                row.precision,
                 layer.name,
                 1e3 * layer.seconds,
                 100.0 * layer.seconds / row.seconds,
@@ -99,11 +100,11 @@ pub(super) fn layers(out: &mut impl Write, rows: &[JobRow]) -> io::Result<()> {
 pub(super) fn legend(out: &mut impl Write) -> io::Result<()> {
     writeln!(
         out,
-        "\nGFLOP: 2 m n k of every linear layer and 4 len^2 hidden_size of every layer's attention; there is no \
-         padding. Peak: of\nthe fastest instruction of this arithmetic on as many threads, measured right before \
-         and after each round of a job.\nof peak: median of the rounds, range: their smallest and largest. Layers \
-         are timed apart from the job, so their times need\nnot add up; rest is what they leave: embeddings, \
-         allocation, and that error."
+        "\nGop: 2 m n k of every linear layer and 4 len^2 hidden_size of every layer's attention, in 10^9; there is \
+         no padding.\nPeak: what the fastest instructions for linear layers of this precision and for attention, \
+         which is f32, do on as many\nthreads, measured right before and after each round of a job. of peak: median \
+         of the rounds; range: smallest and largest.\nLayers are timed apart from the job, so their times need not \
+         add up; rest is what they leave: embeddings, allocation,\nand that error."
     )
 }
 
@@ -117,20 +118,19 @@ fn mebibytes(bytes: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::peak::Arithmetic;
     use super::*;
 
     #[test]
     fn rates_and_what_is_left_are_computed_from_the_row() {
-        let linear = LayerRow { name: "linear", seconds: 0.75, flops: Some(3e9), share: Some(0.5) };
+        let linear = LayerRow { name: "linear", seconds: 0.75, operations: Some(3e9), share: Some(0.5) };
         let row = JobRow {
             shape: "tiny",
             job: "1x16",
-            precision: Arithmetic::F32,
+            precision: candlewick_engine::Precision::F32,
             threads: 1,
             tokens: 16,
             seconds: 1.0,
-            flops: 4e9,
+            operations: 4e9,
             share: 0.5,
             range: (0.4, 0.6),
             layers: vec![linear],
