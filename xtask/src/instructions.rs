@@ -91,6 +91,7 @@ pub fn main(options: &Options) -> Result<()> {
 }
 
 fn count(work: &Work, record: &Record, runs: u32) -> Result<Row> {
+    work.provide().with_context(|| format!("could not prepare `{}`", work.name))?;
     let counts: Vec<u64> = (0..runs)
         .map(|_| callgrind::count(work.name))
         .collect::<Result<_>>()
