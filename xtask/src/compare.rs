@@ -10,13 +10,13 @@ mod cell;
 mod contestant;
 mod graphs;
 mod input;
-mod machine;
+pub(crate) mod machine;
 mod model;
 mod process;
 mod programs;
 mod race;
 mod report;
-mod stats;
+pub(crate) mod stats;
 mod summary;
 mod worker;
 

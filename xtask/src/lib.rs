@@ -4,8 +4,11 @@ pub mod check;
 pub mod compare;
 pub mod corpus;
 pub mod fixtures;
+pub mod instructions;
 pub mod python;
+pub mod roofline;
 pub mod verify;
+pub mod workload;
 
 use std::path::{Path, PathBuf};
 

@@ -19,6 +19,10 @@ enum Chore {
     Fixtures(xtask::fixtures::Options),
     /// Measure speed, memory and agreement against other libraries, side by side.
     Compare(xtask::compare::Options),
+    /// Measure this machine's peak, and the share of it that the encoder uses.
+    Roofline(xtask::roofline::Options),
+    /// Count the instructions of fixed work by callgrind, and compare with the committed counts.
+    Instructions(xtask::instructions::Options),
     /// Format, lint, document: what CI checks beside the tests.
     Check,
 }
@@ -28,6 +32,8 @@ fn main() -> Result<()> {
         Chore::Verify(options) => xtask::verify::main(&options),
         Chore::Fixtures(options) => xtask::fixtures::main(&options),
         Chore::Compare(options) => xtask::compare::main(&options),
+        Chore::Roofline(options) => xtask::roofline::main(&options),
+        Chore::Instructions(options) => xtask::instructions::main(&options),
         Chore::Check => xtask::check::main(),
     }
 }

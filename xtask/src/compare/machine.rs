@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 pub(super) const TICKS_PER_SECOND: f64 = 100.0;
 
 /// The processor, its cores, and the vector instructions that make a difference.
-pub(super) fn describe() -> String {
+pub(crate) fn describe() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| cpuinfo_field(&info, name).unwrap_or("unknown").to_owned();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// The middle value, or the mean of the two in the middle; NaN for none.
-pub(super) fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let sorted = sorted(values);
     match sorted.len() {
         0 => f64::NAN,
@@ -44,7 +44,7 @@ impl fmt::Display for Ratio {
 }
 
 /// The smallest and the largest value.
-pub(super) fn range(values: &[f64]) -> (f64, f64) {
+pub(crate) fn range(values: &[f64]) -> (f64, f64) {
     (percentile(values, 0), percentile(values, 100))
 }
 
