@@ -57,7 +57,7 @@ pub struct LoadOptions {
 
 impl LoadOptions {
     /// Activations of this many tokens fit a core's cache for the usual hidden sizes.
-    pub const DEFAULT_BATCH_TOKENS: usize = 512;
+    pub const DEFAULT_BATCH_TOKENS: usize = 256;
 
     /// The defaults.
     pub fn new() -> Self {

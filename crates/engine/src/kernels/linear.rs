@@ -65,6 +65,45 @@ impl CustomOp1 for PackedLinear {
     }
 }
 
+/// Two linear layers, one after the other, without the rows between them ever being in memory all at once.
+#[derive(Debug)]
+pub struct MlpOp<'a> {
+    /// The first.
+    pub up: &'a PackedLinear,
+    /// The second.
+    pub down: &'a PackedLinear,
+}
+
+/// Rows whose intermediate results stay in a second-level cache, between a layer that widens them fourfold and one
+/// that takes them back.
+const MLP_ROWS: usize = 128;
+
+impl CustomOp1 for MlpOp<'_> {
+    fn name(&self) -> &'static str {
+        "mlp"
+    }
+
+    /// `[rows, in_features]` of the first to `[rows, out_features]` of the second.
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = contiguous_f32(storage, layout, self.name())?;
+        let (rows, in_features) = layout.shape().dims2()?;
+        let (up, down) = (&self.up.weight, &self.down.weight);
+        if in_features != up.in_features() || up.out_features() != down.in_features() {
+            let (first, second) = (up.in_features(), down.in_features());
+            bail!("mlp: rows of {in_features} to layers of {first} and {second}");
+        }
+        let size = rows * down.out_features();
+        let mut y = Vec::with_capacity(size);
+        let blocks = y.spare_capacity_mut()[..size].chunks_mut(MLP_ROWS * down.out_features());
+        for (x, y) in x.chunks(MLP_ROWS * in_features).zip(blocks) {
+            down.multiply_into(&up.multiply(x, self.up.activation), self.down.activation, y);
+        }
+        // SAFETY: there is a block of `x` for each of `y`, and each was written.
+        unsafe { y.set_len(size) };
+        Ok((CpuStorage::F32(y), Shape::from((rows, down.out_features()))))
+    }
+}
+
 /// What a linear layer without activation computes, in f64: `x` is `[rows, in_features]`, `weight`
 /// `[out_features, in_features]`.
 pub fn linear_reference(x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f64> {
@@ -107,5 +146,23 @@ mod tests {
         let wide = MAX_IN_FEATURES + 1;
         let packed = PackedLinear::new(&vec![1.0; wide], vec![0.0], wide, None, Precision::Int8);
         assert_eq!(packed.unwrap_err(), PackError::TooWide);
+    }
+
+    #[test]
+    fn layers_in_one_go_give_the_bits_of_two() {
+        let values = |count: usize| (0..count).map(|i| (i as f32 * 0.71).sin()).collect::<Vec<_>>();
+        let layer = |inputs: usize, outputs: usize, activation| {
+            PackedLinear::new(&values(inputs * outputs), values(outputs), inputs, activation, Precision::F32)
+        };
+        let up = layer(5, 20, Some(Activation::GeluErf)).unwrap();
+        let down = layer(20, 7, None).unwrap();
+        for rows in [0, 1, MLP_ROWS, 2 * MLP_ROWS + 3] {
+            let x = Tensor::from_vec(values(rows * 5), (rows, 5), &Device::Cpu).unwrap();
+            let at_once = x.apply_op1_no_bwd(&MlpOp { up: &up, down: &down }).unwrap();
+            let separately = x.apply_op1_no_bwd(&up).unwrap().apply_op1_no_bwd(&down).unwrap();
+            assert_eq!(at_once.to_vec2::<f32>().unwrap(), separately.to_vec2::<f32>().unwrap());
+        }
+        let x = Tensor::zeros((1, 5), candle_core::DType::F32, &Device::Cpu).unwrap();
+        assert!(x.apply_op1_no_bwd(&MlpOp { up: &up, down: &up }).is_err());
     }
 }

@@ -32,7 +32,7 @@ pub use gelu::{
 };
 pub use glu::{GluHalf, GluOp, swiglu_reference};
 pub use layer_norm::{LayerNormOp, layer_norm_reference};
-pub use linear::{PackError, PackedLinear, linear_reference};
+pub use linear::{MlpOp, PackError, PackedLinear, linear_reference};
 pub use math::{exp, sigmoid, tanh};
 pub use max_sim::{max_sim, max_sim_reference};
 pub use pooling::{mean_pool, mean_pool_reference};
@@ -43,7 +43,7 @@ use candle_core::{CpuStorage, Layout, Result, bail};
 use crate::runtime::share;
 
 /// Products that are worth another thread's attention: a few microseconds.
-const MIN_SHARED_PRODUCTS: usize = 1 << 19;
+const MIN_SHARED_PRODUCTS: usize = 1 << 18;
 
 /// Elements of rows that are worth another thread's attention, where each takes about a nanosecond.
 const MIN_SHARED_ELEMENTS: usize = 1 << 13;

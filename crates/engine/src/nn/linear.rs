@@ -140,6 +140,16 @@ impl Linear {
     }
 }
 
+impl Linear {
+    /// The layer as the CPU's kernels take it, if it is on the CPU.
+    pub(super) fn packed(&self) -> Option<&PackedLinear> {
+        match &self.parameters {
+            Parameters::Packed(packed) => Some(packed),
+            Parameters::Tensors { .. } => None,
+        }
+    }
+}
+
 fn composed_activation(x: &Tensor, activation: Option<Activation>) -> Result<Tensor> {
     Ok(match activation {
         None => x.clone(),

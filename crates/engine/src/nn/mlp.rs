@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use crate::Result;
+use crate::kernels::MlpOp;
 use crate::nn::Linear;
 
 /// Two linear layers; the first carries the activation.
@@ -21,6 +22,9 @@ impl Mlp {
     ///
     /// When `x` has another width, or the device fails.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.down.forward(&self.up.forward(x)?)
+        match (self.up.packed(), self.down.packed()) {
+            (Some(up), Some(down)) => Ok(x.apply_op1_no_bwd(&MlpOp { up, down })?),
+            _ => self.down.forward(&self.up.forward(x)?),
+        }
     }
 }

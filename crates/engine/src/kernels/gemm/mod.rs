@@ -17,6 +17,7 @@ mod portable;
 mod x86;
 
 use std::fmt;
+use std::mem::MaybeUninit;
 
 use arithmetic::{Columns, Job, Kernel};
 use format::{Format, Inputs, Panels};
@@ -74,10 +75,24 @@ impl PackedWeight {
 
     /// `activation(x W^T + b)`: `[rows, in_features]` to `[rows, out_features]`.
     pub(super) fn multiply(&self, x: &[f32], activation: Option<Activation>) -> Vec<f32> {
+        let size = x.len() / self.in_features * self.out_features;
+        let mut out = Vec::with_capacity(size);
+        self.multiply_into(x, activation, &mut out.spare_capacity_mut()[..size]);
+        // SAFETY: all elements were written.
+        unsafe { out.set_len(size) };
+        out
+    }
+
+    /// [`multiply`](Self::multiply) that writes all of `out`.
+    pub(super) fn multiply_into(
+        &self,
+        x: &[f32],
+        activation: Option<Activation>,
+        out: &mut [MaybeUninit<f32>],
+    ) {
         let rows = x.len() / self.in_features;
         assert_eq!(x.len(), rows * self.in_features, "rows are whole");
-        let size = rows * self.out_features;
-        let mut out = Vec::with_capacity(size);
+        assert_eq!(out.len(), rows * self.out_features, "there is room for the product");
         let inputs = Inputs::new(x, self.in_features, self.kernel.format);
         let job = Job {
             rows,
@@ -87,7 +102,7 @@ impl PackedWeight {
             columns: Columns { bias: &self.bias, scales: &self.panels.scales, sums: &self.panels.sums },
             row_scales: &inputs.scales,
             activation,
-            out: out.as_mut_ptr(),
+            out: out.as_mut_ptr().cast(),
             out_features: self.out_features,
         };
         let panels = self.bias.len() / self.kernel.columns;
@@ -96,12 +111,9 @@ impl PackedWeight {
         share(panels.div_ceil(panels_of_part), |part| {
             let first = part * panels_of_part;
             // SAFETY: the kernel is available. The inputs are `[rows, groups]`, the panels as many as the padded
-            // bias says, `out` has room for `[rows, out_features]`, and parts have different panels.
+            // bias says, `out` is `[rows, out_features]`, which they cover, and parts have different panels.
             unsafe { (self.kernel.run)(&job, first..panels.min(first + panels_of_part)) };
         });
-        // SAFETY: the panels cover all columns of all rows.
-        unsafe { out.set_len(size) };
-        out
     }
 }
 
