@@ -16,6 +16,7 @@ pub(super) enum Format {
     /// f32 inputs, bf16 weights.
     Bf16,
     /// Pairs of bf16 inputs and weights.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 kernels take them so far"))]
     Bf16Pairs,
     /// f32 inputs, f16 weights.
     F16,
