@@ -87,6 +87,16 @@ simd! {
 }
 
 impl Activation {
+    #[cfg(test)]
+    pub(crate) const ALL: [Activation; 6] = [
+        Activation::GeluErf,
+        Activation::GeluTanh,
+        Activation::QuickGelu,
+        Activation::Relu,
+        Activation::Silu,
+        Activation::Tanh,
+    ];
+
     /// Applies the function to every element.
     pub fn apply(self, values: &mut [f32]) {
         match self {
@@ -172,20 +182,11 @@ pub(super) mod tests {
         check(relu, elementwise::apply::<Relu>, |x| f64::from(x).max(0.0));
     }
 
-    const ALL: [Activation; 6] = [
-        Activation::GeluErf,
-        Activation::GeluTanh,
-        Activation::QuickGelu,
-        Activation::Relu,
-        Activation::Silu,
-        Activation::Tanh,
-    ];
-
     #[test]
     fn gating_is_applying_and_multiplying() {
         let wave = |step: f32| (0..100).map(|i| (i as f32 * step).sin() * 5.0).collect::<Vec<f32>>();
         let (gates, values) = (wave(0.7), wave(0.3));
-        for activation in ALL {
+        for activation in Activation::ALL {
             let (mut expected, mut found) = (gates.clone(), vec![0.0; 100]);
             activation.apply(&mut expected);
             expected.iter_mut().zip(&values).for_each(|(gate, value)| *gate *= value);
@@ -197,7 +198,7 @@ pub(super) mod tests {
     #[test]
     fn names_are_those_of_configurations() {
         let names = ["gelu", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "tanh"];
-        for (activation, name) in ALL.into_iter().zip(names) {
+        for (activation, name) in Activation::ALL.into_iter().zip(names) {
             assert_eq!(name.parse::<Activation>().unwrap(), activation);
         }
         assert_eq!("swish".parse::<Activation>().unwrap(), Activation::Silu);

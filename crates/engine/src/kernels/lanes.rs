@@ -81,7 +81,7 @@ pub(super) trait Lanes: Copy {
     fn exp2(self, x: Self::V) -> Self::V {
         // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits; 127 is the exponent's
         // bias. At n = -127 the exponent bits are those of zero.
-        const ROUND: f32 = 12_582_912.0 + 127.0;
+        const ROUND: f32 = super::math::ROUND + 127.0;
         const COEFFICIENTS: [f32; 7] = [
             1.559_468_7e-4,
             1.340_664_4e-3,
@@ -211,7 +211,7 @@ impl Lanes for Portable {
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "x86_64")]
-mod x86;
+pub(super) mod x86;
 
 #[cfg(test)]
 pub(super) mod tests;

@@ -27,6 +27,9 @@ pub fn exp(x: f32) -> f32 {
     }
 }
 
+/// 1.5 * 2^23: adding and subtracting it rounds to the nearest integer, and leaves that in the low bits of the sum.
+pub(super) const ROUND: f32 = 12_582_912.0;
+
 /// e^r and n, where `x = n ln 2 + r` with |r| <= ln 2 / 2, for `x` between -87.3 and 88.8.
 ///
 /// Method: Cody and Waite, Software Manual for the Elementary Functions, 1980; the coefficients are those of Cephes'
@@ -36,9 +39,6 @@ fn exp_parts(x: f32) -> (f32, i32) {
     // ln 2 in two parts; the first has few enough bits that n * LN2_HIGH is exact.
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, and leaves it in the low bits.
-    const ROUND: f32 = 12_582_912.0;
-
     let rounded = x * std::f32::consts::LOG2_E + ROUND;
     let n = rounded - ROUND;
     let r = x - n * LN2_HIGH - n * LN2_LOW;
@@ -127,6 +127,12 @@ pub(super) mod tests {
             0.0,
             -0.0,
         ])
+    }
+
+    /// `count` numbers from -1 to 1.
+    pub(in crate::kernels) fn noise(count: usize, seed: u32) -> Vec<f32> {
+        let noise = |i: u32| ((i ^ seed).wrapping_mul(2_654_435_761) >> 8) as f32 / 8_388_608.0 - 1.0;
+        (0..count as u32).map(noise).collect()
     }
 
     #[test]

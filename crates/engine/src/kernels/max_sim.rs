@@ -93,11 +93,7 @@ mod tests {
 
     use super::super::lanes::tests::with_all_lanes;
     use super::*;
-
-    fn values(count: usize, seed: u32) -> Vec<f32> {
-        let noise = |i: u32| ((i ^ seed).wrapping_mul(2_654_435_761) >> 8) as f32 / 8_388_608.0 - 1.0;
-        (0..count as u32).map(noise).collect()
-    }
+    use crate::kernels::math::tests::noise;
 
     #[derive(Clone, Copy)]
     struct Check<'a> {
@@ -131,9 +127,9 @@ mod tests {
             dim in 1usize..50,
             seed in any::<u32>(),
         ) {
-            let query = values(query_vectors * dim, seed);
+            let query = noise(query_vectors * dim, seed);
             let documents: Vec<Vec<f32>> =
-                lengths.iter().zip(1..).map(|(length, salt)| values(length * dim, seed ^ salt)).collect();
+                lengths.iter().zip(1..).map(|(length, salt)| noise(length * dim, seed ^ salt)).collect();
             let documents: Vec<&[f32]> = documents.iter().map(Vec::as_slice).collect();
             with_all_lanes(Check { query: &query, documents: &documents, dim });
         }

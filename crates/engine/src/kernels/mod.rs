@@ -105,11 +105,7 @@ macro_rules! simd {
                 fn avx2($($arg: $type),*) {
                     $body($($arg),*)
                 }
-                if is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512bw")
-                {
+                if $crate::kernels::lanes::x86::Avx512::detect().is_some() {
                     // SAFETY: the features that the function is compiled for were just detected.
                     return unsafe { avx512($($arg),*) };
                 }

@@ -138,9 +138,7 @@ impl Linear {
             }
         }
     }
-}
 
-impl Linear {
     /// The layer as the CPU's kernels take it, if it is on the CPU.
     pub(super) fn packed(&self) -> Option<&PackedLinear> {
         match &self.parameters {
@@ -178,15 +176,7 @@ mod tests {
         let bias: Vec<f32> = (0..6).map(|i| i as f32 * 0.1 - 0.2).collect();
         let x: Vec<f32> = (0..3 * 4).map(|i| (i as f32 * 0.73).cos() * 3.0).collect();
         let x = Tensor::from_vec(x, (3, 4), &Device::Cpu).unwrap();
-        let activations = [
-            Activation::GeluErf,
-            Activation::GeluTanh,
-            Activation::QuickGelu,
-            Activation::Relu,
-            Activation::Silu,
-            Activation::Tanh,
-        ];
-        for activation in activations.map(Some).into_iter().chain([None]) {
+        for activation in Activation::ALL.map(Some).into_iter().chain([None]) {
             let packed = PackedLinear::new(&weight, bias.clone(), 4, activation, Precision::F32).unwrap();
             let packed = Linear { parameters: Parameters::Packed(packed) };
             let composed =

@@ -4,12 +4,13 @@ use candle_core::Device;
 use proptest::prelude::*;
 
 use super::super::lanes::{Kernel, Lanes, tests::with_all_lanes};
+use super::super::math::tests::noise;
 use super::super::scratch::Scratch;
 use super::*;
 
+/// Numbers from -2 to 2.
 fn values(count: usize, seed: u32) -> Vec<f32> {
-    let noise = |i: u32| ((i ^ seed).wrapping_mul(2_654_435_761) >> 8) as f32 / 4_194_304.0 - 2.0;
-    (0..count as u32).map(noise).collect()
+    noise(count, seed).into_iter().map(|value| 2.0 * value).collect()
 }
 
 fn run(qkv: &[f32], lengths: &[usize], shape: AttentionShape, options: &AttentionOptions) -> Vec<f32> {

@@ -6,6 +6,7 @@ use half::{bf16, f16};
 
 use super::arithmetic::RowScale;
 use crate::kernels::lanes::{Kernel, Lanes, dispatch};
+use crate::kernels::math::ROUND;
 use crate::kernels::{share_rows, simd};
 
 /// What a kernel multiplies.
@@ -320,9 +321,6 @@ fn quantize_inputs_loop(
         missing.fill(0);
     }
 }
-
-/// Adding 1.5 * 2^23 rounds to the nearest integer, and leaves it in the low bits.
-const ROUND: f32 = 12_582_912.0;
 
 /// The ratio between what an exponent means in f32 and in f16.
 pub(super) const TWO_TO_112: f32 = f32::from_bits((127 + 112) << 23);

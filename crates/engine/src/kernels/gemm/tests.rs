@@ -4,11 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::kernels::linear_reference;
-
-fn noise(count: usize, seed: u32) -> Vec<f32> {
-    let noise = |i: u32| ((i ^ seed).wrapping_mul(2_654_435_761) >> 8) as f32 / 8_388_608.0 - 1.0;
-    (0..count as u32).map(noise).collect()
-}
+use crate::kernels::math::tests::noise;
 
 /// The numbers that a format makes of the rows of a weight (`of_weight`) or of inputs.
 fn held(values: &[f32], in_features: usize, format: Format, of_weight: bool) -> Vec<f32> {

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::arithmetic::{Arithmetic, Job, Kernel, run};
 use super::format::Format;
+use crate::kernels::lanes::x86::{Avx2, Avx512};
 
 /// The best first.
 pub(super) const KERNELS: &[Kernel] = &[
@@ -16,60 +17,56 @@ pub(super) const KERNELS: &[Kernel] = &[
         columns: 64,
         format: Format::F32,
         run: f32_avx512,
-        is_available: || is_x86_feature_detected!("avx512f"),
+        is_available: || Avx512::detect().is_some(),
     },
     Kernel {
         name: "AVX2",
         columns: 16,
         format: Format::F32,
         run: f32_avx2,
-        is_available: || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+        is_available: || Avx2::detect().is_some(),
     },
     Kernel {
         name: "AVX512-BF16",
         columns: 64,
         format: Format::Bf16Pairs,
         run: bf16_pairs_avx512,
-        is_available: || is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512f"),
+        is_available: || is_x86_feature_detected!("avx512bf16") && Avx512::detect().is_some(),
     },
     Kernel {
         name: "AVX-512",
         columns: 64,
         format: Format::Bf16,
         run: bf16_avx512,
-        is_available: || is_x86_feature_detected!("avx512f"),
+        is_available: || Avx512::detect().is_some(),
     },
     Kernel {
         name: "AVX2",
         columns: 16,
         format: Format::Bf16,
         run: bf16_avx2,
-        is_available: || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+        is_available: || Avx2::detect().is_some(),
     },
     Kernel {
         name: "AVX-512",
         columns: 64,
         format: Format::F16,
         run: f16_avx512,
-        is_available: || is_x86_feature_detected!("avx512f"),
+        is_available: || Avx512::detect().is_some(),
     },
     Kernel {
         name: "AVX2",
         columns: 16,
         format: Format::F16,
         run: f16_avx2,
-        is_available: || {
-            is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c")
-        },
+        is_available: || is_x86_feature_detected!("f16c") && Avx2::detect().is_some(),
     },
     Kernel {
         name: "AVX512-VNNI",
         columns: 64,
         format: Format::Int8,
         run: int8_avx512,
-        is_available: || is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512f"),
+        is_available: || is_x86_feature_detected!("avx512vnni") && Avx512::detect().is_some(),
     },
     Kernel {
         name: "AVX-VNNI",
