@@ -159,6 +159,59 @@ pub enum Error {
         /// The system's reason.
         source: rayon::ThreadPoolBuildError,
     },
+    /// An ONNX file, or a file with its tensors, could not be opened or mapped.
+    #[error("could not read {}: {source}", path.display())]
+    OpenOnnx {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file is truncated, or not an ONNX file.
+    #[error("{}: not a valid ONNX file: {source}", path.display())]
+    ParseOnnx {
+        /// The file.
+        path: PathBuf,
+        /// The decoder's reason.
+        source: prost::DecodeError,
+    },
+    /// An ONNX file contradicts itself, or holds what this importer does not know.
+    #[error("{}: {place}: {problem}", path.display())]
+    InvalidOnnx {
+        /// The file.
+        path: PathBuf,
+        /// Where in it: ``node `x` (MatMul)``, ``tensor `y` ``...
+        place: String,
+        /// What is wrong there.
+        problem: crate::graph::Problem,
+    },
+    /// An ONNX file uses operators that this importer does not know; all of them are listed.
+    #[error("{}: unsupported operator{}: {}",
+        path.display(), if operators.len() == 1 { "" } else { "s" }, operators.join(", "))]
+    UnsupportedOperators {
+        /// The file.
+        path: PathBuf,
+        /// What stands for one operator: its name, how many nodes have it, and the first one's name.
+        operators: Vec<String>,
+    },
+    /// A node of a graph does not take its inputs.
+    #[error("node `{node}` ({operator}): {problem}")]
+    Node {
+        /// The node.
+        node: String,
+        /// Its operator.
+        operator: String,
+        /// What is wrong.
+        problem: crate::graph::Problem,
+    },
+    /// A graph was given the wrong inputs.
+    #[error("`{input}` {problem}")]
+    GraphInput {
+        /// The input.
+        input: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A tensor operation failed.
     #[error("computation failed: {0}")]
     Compute(#[from] candle_core::Error),

@@ -27,8 +27,11 @@
 mod batch;
 mod encoder;
 mod error;
+pub mod graph;
 pub mod kernels;
 pub mod nn;
+pub mod onnx;
+mod ops;
 pub mod pooling;
 mod precision;
 pub mod runtime;

@@ -1,0 +1,206 @@
+//! What is known about a value before a graph runs: its type, its shape, and, of small vectors of integers, their
+//! elements, in terms of symbols such as the batch size.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Array, DataType};
+
+/// A size, or an integer computed from sizes: a number times symbols.
+///
+/// Two equal dimensions are the same number in every run; two different ones may still be.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Dim {
+    factor: i64,
+    /// Sorted.
+    symbols: Vec<Arc<str>>,
+}
+
+impl Dim {
+    /// What a name stands for, such as `batch_size`.
+    pub fn symbol(name: &str) -> Self {
+        Self { factor: 1, symbols: vec![name.into()] }
+    }
+
+    /// A number of which nothing is known, not even whether it is another one.
+    pub fn unknown() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self::symbol(&format!("?{}", NEXT.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// The number, if no symbol is in it.
+    pub fn known(&self) -> Option<i64> {
+        self.symbols.is_empty().then_some(self.factor)
+    }
+
+    /// [`known`](Self::known), as a size.
+    pub fn known_size(&self) -> Option<usize> {
+        self.known().and_then(|size| usize::try_from(size).ok())
+    }
+
+    /// Whether it is certainly `value`.
+    pub fn is(&self, value: i64) -> bool {
+        self.known() == Some(value)
+    }
+
+    /// `self * other`.
+    pub fn times(&self, other: &Self) -> Self {
+        let Some(factor) = self.factor.checked_mul(other.factor) else {
+            return Self::unknown();
+        };
+        if factor == 0 {
+            return 0i64.into();
+        }
+        let mut symbols = [self.symbols.as_slice(), &other.symbols].concat();
+        symbols.sort();
+        Self { factor, symbols }
+    }
+
+    /// `self / other`, where it is certain to leave no remainder.
+    pub fn divided_by(&self, other: &Self) -> Option<Self> {
+        if other.factor == 0 || self.factor % other.factor != 0 {
+            return None;
+        }
+        let mut symbols = self.symbols.clone();
+        for symbol in &other.symbols {
+            symbols.remove(symbols.iter().position(|candidate| candidate == symbol)?);
+        }
+        Some(Self { factor: self.factor / other.factor, symbols })
+    }
+
+    /// `self + other`.
+    pub fn plus(&self, other: &Self) -> Self {
+        if self.is(0) {
+            return other.clone();
+        }
+        if other.is(0) {
+            return self.clone();
+        }
+        match self.factor.checked_add(other.factor) {
+            Some(0) if self.symbols == other.symbols => 0i64.into(),
+            Some(factor) if self.symbols == other.symbols => Self { factor, symbols: self.symbols.clone() },
+            _ => Self::unknown(),
+        }
+    }
+
+    /// `-self`.
+    pub fn negated(&self) -> Self {
+        match self.factor.checked_neg() {
+            Some(factor) => Self { factor, symbols: self.symbols.clone() },
+            None => Self::unknown(),
+        }
+    }
+}
+
+impl From<i64> for Dim {
+    fn from(factor: i64) -> Self {
+        Self { factor, symbols: Vec::new() }
+    }
+}
+
+impl From<usize> for Dim {
+    fn from(size: usize) -> Self {
+        i64::try_from(size).map_or_else(|_| Self::unknown(), Self::from)
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.symbols.is_empty() {
+            return write!(f, "{}", self.factor);
+        }
+        if self.factor != 1 {
+            write!(f, "{}*", self.factor)?;
+        }
+        f.write_str(&self.symbols.join("*"))
+    }
+}
+
+impl fmt::Debug for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The product of dimensions.
+pub fn product<'a>(dims: impl IntoIterator<Item = &'a Dim>) -> Dim {
+    dims.into_iter().fold(Dim::from(1i64), |product, dim| product.times(dim))
+}
+
+/// Constants with more elements are weights: no shape depends on them.
+const MAX_KNOWN_ELEMENTS: usize = 1024;
+
+/// What is known about a value before a graph runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Info {
+    /// The type of its elements.
+    pub dtype: DataType,
+    /// Its shape; `None` if not even the number of dimensions is known.
+    pub shape: Option<Vec<Dim>>,
+    /// The elements of a scalar or vector of integers that are computed from shapes.
+    pub ints: Option<Vec<Dim>>,
+    /// The value itself, if it is a small constant.
+    pub constant: Option<Array>,
+}
+
+impl Info {
+    /// A value of this type and shape.
+    pub fn new(dtype: DataType, shape: Vec<Dim>) -> Self {
+        Self { dtype, shape: Some(shape), ints: None, constant: None }
+    }
+
+    /// A value of this type of which nothing else is known.
+    pub fn unknown(dtype: DataType) -> Self {
+        Self { dtype, shape: None, ints: None, constant: None }
+    }
+
+    /// A value of this type with this many dimensions.
+    pub fn with_rank(dtype: DataType, rank: usize) -> Self {
+        Self::new(dtype, (0..rank).map(|_| Dim::unknown()).collect())
+    }
+
+    /// A vector of integers.
+    pub fn vector(dtype: DataType, ints: Vec<Dim>) -> Self {
+        Self { dtype, shape: Some(vec![ints.len().into()]), ints: Some(ints), constant: None }
+    }
+
+    /// A constant.
+    pub fn constant(array: &Array) -> Self {
+        let shape = array.shape().iter().map(|&size| size.into()).collect();
+        if array.len() > MAX_KNOWN_ELEMENTS {
+            return Self::new(array.dtype(), shape);
+        }
+        let ints = if array.rank() <= 1 { array.to_ints().ok() } else { None };
+        let ints = ints.map(|ints| ints.into_iter().map(Dim::from).collect());
+        Self { dtype: array.dtype(), shape: Some(shape), ints, constant: Some(array.clone()) }
+    }
+
+    /// The number of dimensions, if known.
+    pub fn rank(&self) -> Option<usize> {
+        self.shape.as_ref().map(Vec::len)
+    }
+
+    /// The elements, if all of them are known numbers.
+    pub fn known_ints(&self) -> Option<Vec<i64>> {
+        self.ints.as_ref()?.iter().map(Dim::known).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_are_equal_in_any_order() {
+        let (batch, seq) = (Dim::symbol("batch"), Dim::symbol("seq"));
+        assert_eq!(batch.times(&seq), seq.times(&batch));
+        assert_ne!(batch, seq);
+        assert_eq!(batch.times(&384i64.into()).divided_by(&batch), Some(384i64.into()));
+        assert_eq!(batch.divided_by(&seq), None);
+        assert_eq!(batch.plus(&batch), batch.times(&2i64.into()));
+        assert_eq!(batch.plus(&batch.negated()), 0i64.into());
+        assert_ne!(batch.plus(&seq), batch.plus(&seq));
+        assert_eq!(format!("{}", batch.times(&2i64.into())), "2*batch");
+    }
+}

@@ -1,0 +1,133 @@
+//! Runs a graph.
+
+use std::collections::BTreeMap;
+
+use super::{Array, Graph, Operands, ValueId, passes};
+use crate::{Error, Result};
+
+/// A graph that is ready to run, any number of times and from any number of threads.
+#[derive(Debug)]
+pub struct Session {
+    graph: Graph,
+    constants: Vec<Option<Array>>,
+    /// For each node, which inputs are read there for the last time.
+    last_uses: Vec<Vec<bool>>,
+}
+
+impl Session {
+    /// Prepares a graph: computes what depends on no input, drops what nobody reads, and plans when memory is free.
+    ///
+    /// # Errors
+    ///
+    /// When a node does not take its inputs.
+    pub fn new(mut graph: Graph) -> Result<Self> {
+        passes::simplify(&mut graph)?;
+        let constants = (0..graph.num_values())
+            .map(|index| graph.values[index].constant.as_ref().map(|constant| constant.array()))
+            .collect();
+        let last_uses = last_uses(&graph);
+        Ok(Self { graph, constants, last_uses })
+    }
+
+    /// The graph as it runs.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Names of the inputs.
+    pub fn input_names(&self) -> impl Iterator<Item = &str> {
+        self.graph.inputs.iter().map(|id| self.graph.value(*id).name.as_str())
+    }
+
+    /// Names of the outputs.
+    pub fn output_names(&self) -> impl Iterator<Item = &str> {
+        self.graph.outputs.iter().map(|id| self.graph.value(*id).name.as_str())
+    }
+
+    /// Computes all outputs from inputs by name.
+    ///
+    /// # Errors
+    ///
+    /// When an input is missing, unknown or of another type than declared, or a node does not take its inputs.
+    pub fn run(&self, inputs: impl IntoIterator<Item = (impl AsRef<str>, Array)>) -> Result<Vec<Array>> {
+        let mut given: BTreeMap<String, Array> =
+            inputs.into_iter().map(|(name, array)| (name.as_ref().to_owned(), array)).collect();
+        let mut values = self.constants.clone();
+        for &id in &self.graph.inputs {
+            let value = self.graph.value(id);
+            match given.remove(&value.name) {
+                Some(array) => {
+                    if let Some(declared) = &value.declared
+                        && declared.dtype != array.dtype()
+                    {
+                        let problem = format!("is {}, expected {}", array.dtype(), declared.dtype);
+                        return Err(Error::GraphInput { input: value.name.clone(), problem });
+                    }
+                    values[id.index()] = Some(array);
+                }
+                None if value.constant.is_some() => {}
+                None => {
+                    let problem = "is missing".to_owned();
+                    return Err(Error::GraphInput { input: value.name.clone(), problem });
+                }
+            }
+        }
+        if let Some((input, _)) = given.pop_first() {
+            return Err(Error::GraphInput { input, problem: "is not an input of the graph".to_owned() });
+        }
+        self.run_nodes(&mut values)?;
+        let output = |id: &ValueId| {
+            values[id.index()].clone().ok_or_else(|| {
+                let name = self.graph.value(*id).name.clone();
+                Error::GraphInput { input: name, problem: "is an output that nothing computes".to_owned() }
+            })
+        };
+        self.graph.outputs.iter().map(output).collect()
+    }
+
+    fn run_nodes(&self, values: &mut [Option<Array>]) -> Result<()> {
+        for (node, last_uses) in self.graph.nodes.iter().zip(&self.last_uses) {
+            let operands = node
+                .inputs
+                .iter()
+                .zip(last_uses)
+                .map(|(id, is_last)| {
+                    let value = &mut values[id.as_ref()?.index()];
+                    if *is_last { value.take() } else { value.clone() }
+                })
+                .collect();
+            let outputs =
+                node.operator.run(Operands::new(operands)).map_err(|problem| node.error(problem))?;
+            for (id, output) in node.outputs.iter().zip(outputs) {
+                if let Some(id) = id {
+                    values[id.index()] = Some(output);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn last_uses(graph: &Graph) -> Vec<Vec<bool>> {
+    let mut is_read_later = vec![false; graph.num_values()];
+    for id in &graph.outputs {
+        is_read_later[id.index()] = true;
+    }
+    let mut last_uses: Vec<Vec<bool>> = graph
+        .nodes
+        .iter()
+        .rev()
+        .map(|node| {
+            let mut last_uses: Vec<bool> = node
+                .inputs
+                .iter()
+                .rev()
+                .map(|id| id.is_some_and(|id| !std::mem::replace(&mut is_read_later[id.index()], true)))
+                .collect();
+            last_uses.reverse();
+            last_uses
+        })
+        .collect();
+    last_uses.reverse();
+    last_uses
+}
