@@ -12,7 +12,7 @@ use crate::ops::{self, NodeReader};
 use crate::{Error, Result};
 
 /// Versions of the standard operator set that operators are written for.
-const OPSETS: std::ops::RangeInclusive<i64> = 7..=26;
+const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
 
 pub(super) fn model(model: ModelProto, path: &Path) -> Result<OnnxModel> {
     let Some(graph) = model.graph else {
