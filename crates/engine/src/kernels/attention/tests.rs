@@ -3,7 +3,8 @@
 use candle_core::Device;
 use proptest::prelude::*;
 
-use super::super::lanes::{Kernel, Lanes, tests::with_all_lanes};
+use super::super::factors::{Factors, InF32, ProductKernel};
+use super::super::lanes::tests::with_all_lanes;
 use super::super::math::tests::noise;
 use super::super::scratch::Scratch;
 use super::*;
@@ -69,6 +70,7 @@ proptest! {
             },
             window,
             rotary: rotary_dim.map(|dim| Rotary { cos: &tables.cos, sin: &tables.sin, dim }),
+            ..AttentionOptions::default()
         };
         let width = 3 * num_heads * head_dim;
         let qkv = values(lengths.iter().sum::<usize>() * width, seed);
@@ -95,12 +97,12 @@ struct OneHead<'a> {
     options: AttentionOptions<'a>,
 }
 
-impl Kernel for OneHead<'_> {
+impl ProductKernel for OneHead<'_> {
     #[inline(always)]
-    fn run<L: Lanes>(self, lanes: L) {
+    fn run<F: Factors>(self, factors: F) {
         let Self { qkv, seq_len, shape, options } = self;
         let mut found = vec![f32::NAN; seq_len * shape.head_dim];
-        Head { shape, options: &options, qkv, seq_len, head: 0, out: found.as_mut_ptr() }.run(lanes);
+        Head { shape, options: &options, qkv, seq_len, head: 0, out: found.as_mut_ptr() }.run(factors);
         for (found, expected) in found.iter().zip(attention_reference(qkv, shape, &options)) {
             assert!((f64::from(*found) - expected).abs() < 1e-5, "{found} {expected}");
         }
@@ -117,9 +119,10 @@ fn every_instruction_set_agrees_with_reference() {
                 bias: Some(PositionBias::Alibi { slopes: &tables.slopes }),
                 window: Some(64),
                 rotary: Some(Rotary { cos: &tables.cos, sin: &tables.sin, dim: 4 }),
+                ..AttentionOptions::default()
             };
             for options in [AttentionOptions::default(), everything] {
-                with_all_lanes(OneHead { qkv: &qkv, seq_len, shape, options });
+                with_all_lanes(InF32(OneHead { qkv: &qkv, seq_len, shape, options }));
             }
         }
     }
@@ -149,6 +152,7 @@ fn what_is_left_in_working_memory_does_not_matter() {
         bias: Some(PositionBias::Relative { table: &tables.relative, max_distance: 20 }),
         window: Some(7),
         rotary: Some(Rotary { cos: &tables.cos, sin: &tables.sin, dim: 4 }),
+        ..AttentionOptions::default()
     };
     for options in [AttentionOptions::default(), options] {
         let expected = run(&qkv, &[3, 37], shape, &options);
