@@ -29,6 +29,9 @@ pub(super) trait Factors: Copy {
     /// `sums` plus, in each lane, the elements of a group.
     fn add_groups(self, groups: Register<Self>, sums: Register<Self>) -> Register<Self>;
 
+    /// Two to the power of `x`, which is at most 0, as exact as a group holds it. NaN stays NaN.
+    fn exp2(self, x: Register<Self>) -> Register<Self>;
+
     /// Makes a group of the f32 in a lane of the first `GROUP` rows, which it may round.
     fn join(self, rows: [Register<Self>; MAX_GROUP]) -> Register<Self>;
 
@@ -77,6 +80,11 @@ impl<L: Lanes> Factors for L {
     #[inline(always)]
     fn add_groups(self, groups: L::V, sums: L::V) -> L::V {
         self.add(sums, groups)
+    }
+
+    #[inline(always)]
+    fn exp2(self, x: L::V) -> L::V {
+        Lanes::exp2(self, x)
     }
 
     #[inline(always)]

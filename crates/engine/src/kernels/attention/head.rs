@@ -25,6 +25,9 @@ const CHUNK: usize = 128;
 
 const _: () = assert!(CHUNK.is_multiple_of(MAX_GROUP), "chunks are whole groups of keys");
 
+/// How many tokens ahead of a copy a head's columns are fetched: they are too far apart for the CPU to guess.
+const PREFETCHED: usize = 16;
+
 /// Registers of queries in a block.
 const WIDE: usize = 2;
 
@@ -122,18 +125,26 @@ impl Sizes {
 impl Head<'_> {
     /// Copies the head's columns of one token's queries (part 0), keys (1) or values (2), times `scale`.
     #[inline(always)]
-    fn copy_row(&self, part: usize, token: usize, scale: f32, to: &mut [f32]) {
+    fn copy_row<L: Lanes>(&self, lanes: L, part: usize, token: usize, scale: f32, to: &mut [f32]) {
         let AttentionShape { num_heads, head_dim, .. } = self.shape;
         let start = (token * 3 + part) * num_heads * head_dim + self.head * head_dim;
-        for (to, from) in to.iter_mut().zip(&self.qkv[start..start + head_dim]) {
+        let ahead = self.qkv.as_ptr().wrapping_add(start + PREFETCHED * 3 * num_heads * head_dim);
+        (0..head_dim).step_by(16).for_each(|column| lanes.prefetch(ahead.wrapping_add(column)));
+        let from = &self.qkv[start..start + head_dim];
+        let (mut to, mut from) = (to.chunks_exact_mut(L::LANES), from.chunks_exact(L::LANES));
+        for (to, from) in to.by_ref().zip(from.by_ref()) {
+            // SAFETY: both are a register long.
+            unsafe { lanes.store(to.as_mut_ptr(), lanes.mul(lanes.load(from.as_ptr()), lanes.splat(scale))) };
+        }
+        for (to, from) in to.into_remainder().iter_mut().zip(from.remainder()) {
             *to = from * scale;
         }
     }
 
     /// [`copy_row`](Self::copy_row) of a query or key, rotated by its position.
     #[inline(always)]
-    fn copy_rotated(&self, part: usize, token: usize, scale: f32, to: &mut [f32]) {
-        self.copy_row(part, token, scale, to);
+    fn copy_rotated<L: Lanes>(&self, lanes: L, part: usize, token: usize, scale: f32, to: &mut [f32]) {
+        self.copy_row(lanes, part, token, scale, to);
         if let Some(rotary) = &self.options.rotary {
             let (cos, sin) = rotary.at(token);
             let (low, high) = to[..rotary.dim].split_at_mut(rotary.dim / 2);
@@ -148,7 +159,7 @@ impl Head<'_> {
         let head_dim = self.shape.head_dim;
         for token in 0..self.seq_len {
             let row = &mut keys[token * Sizes::new::<F>(head_dim).depth..][..head_dim];
-            self.copy_rotated(1, token, 1.0, row);
+            self.copy_rotated(factors.lanes(), 1, token, 1.0, row);
             factors.join_neighbours(row);
         }
     }
@@ -160,7 +171,7 @@ impl Head<'_> {
             let rows = &mut values[first / F::GROUP * padded_dim..][..F::GROUP * padded_dim];
             for (token, row) in (first..).zip(rows.chunks_exact_mut(padded_dim)) {
                 if token < self.seq_len {
-                    self.copy_row(2, token, 1.0, &mut row[..self.shape.head_dim]);
+                    self.copy_row(factors.lanes(), 2, token, 1.0, &mut row[..self.shape.head_dim]);
                 } else {
                     row.fill(0.0);
                 }
@@ -188,7 +199,7 @@ impl Head<'_> {
         let scale = self.shape.scale * std::f32::consts::LOG2_E;
         for (row, token) in block.clone().enumerate() {
             let row = &mut buffers.rows[row * padded_depth..][..self.shape.head_dim];
-            self.copy_rotated(0, token, scale, row);
+            self.copy_rotated(lanes, 0, token, scale, row);
             factors.join_neighbours(row);
         }
         // What is left in rows past the last query makes lanes that are computed and never written.
@@ -381,7 +392,7 @@ fn powers<F: Factors, const COLS: usize>(
             unsafe {
                 let column = scores.as_mut_ptr().add(col * F::Lanes::LANES);
                 for (row, power) in (group * F::GROUP..).zip(&mut powers[..F::GROUP]) {
-                    *power = lanes.exp2(lanes.sub(lanes.load(column.add(row * width)), maxima[col]));
+                    *power = factors.exp2(lanes.sub(lanes.load(column.add(row * width)), maxima[col]));
                 }
                 let powers = factors.join(powers);
                 *sum = factors.add_groups(powers, *sum);
