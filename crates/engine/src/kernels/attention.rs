@@ -14,10 +14,10 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use self::head::Head;
 pub use self::options::{AttentionOptions, PositionBias, Rotary};
 pub use self::reference::attention_reference;
-use super::lanes::dispatch;
+use super::factors::dispatch_product;
 use super::{Disjoint, MIN_SHARED_PRODUCTS, contiguous_f32};
-use crate::Batch;
 use crate::runtime::share;
+use crate::{Batch, Precision};
 
 /// Sizes of an attention layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -79,9 +79,10 @@ impl CustomOp1 for Attention<'_> {
         let mut values = Vec::with_capacity(expected.0 * hidden_size);
         let out = Disjoint(values.as_mut_ptr());
         let sequences: Vec<_> = self.batch.sequences().filter(|rows| !rows.is_empty()).collect();
+        let may_round = matches!(self.options.precision, Precision::Bf16 | Precision::Int8);
         let run_head = |index: usize| {
             let (rows, head) = (&sequences[index / num_heads], index % num_heads);
-            dispatch(Head {
+            let head = Head {
                 shape: self.shape,
                 options: self.options,
                 qkv: &qkv[rows.start * 3 * hidden_size..rows.end * 3 * hidden_size],
@@ -89,7 +90,8 @@ impl CustomOp1 for Attention<'_> {
                 head,
                 // SAFETY: `values` has room for `hidden_size` columns of every token.
                 out: unsafe { out.add(rows.start * hidden_size + head * head_dim) },
-            });
+            };
+            dispatch_product(head, may_round);
         };
         let heads = sequences.len() * num_heads;
         let products: usize = sequences.iter().map(|rows| 2 * rows.len() * rows.len() * hidden_size).sum();

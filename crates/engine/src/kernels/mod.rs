@@ -10,6 +10,7 @@
 mod activation;
 mod attention;
 mod elementwise;
+mod factors;
 mod gelu;
 mod gemm;
 mod glu;
