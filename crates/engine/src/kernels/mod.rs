@@ -25,6 +25,7 @@ mod splade;
 mod tile;
 
 pub use activation::{Activation, relu, silu, silu_reference};
+pub(crate) use attention::attention_of_rows;
 pub use attention::{
     AttentionOptions, AttentionShape, PositionBias, Rotary, attention, attention_reference, attention_with,
 };
