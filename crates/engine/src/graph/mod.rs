@@ -22,7 +22,7 @@ pub use attributes::{Attribute, Attributes};
 pub use constant::{Constant, RawTensor};
 pub use dim::{Dim, Info, product};
 pub(crate) use operator::problem;
-pub use operator::{Operands, Operator, Problem};
+pub use operator::{Operands, Operator, Prepared, Problem};
 pub use session::Session;
 
 use crate::{Error, Result};

@@ -6,6 +6,7 @@
 
 mod broadcast;
 mod elementwise;
+pub(crate) mod fused;
 
 use std::ops::RangeInclusive;
 
