@@ -32,6 +32,7 @@ pub mod kernels;
 pub mod nn;
 pub mod onnx;
 mod ops;
+mod passes;
 pub mod pooling;
 mod precision;
 pub mod runtime;
