@@ -32,6 +32,7 @@ pub mod kernels;
 pub mod nn;
 pub mod onnx;
 mod ops;
+mod packing;
 mod passes;
 pub mod pooling;
 mod precision;

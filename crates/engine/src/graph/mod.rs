@@ -10,6 +10,7 @@ mod array;
 mod attributes;
 mod constant;
 mod dim;
+mod extract;
 mod operator;
 pub(crate) mod passes;
 mod session;

@@ -80,7 +80,7 @@ fn is_cube_of(pattern: &Pattern, cube: ValueId, x: ValueId) -> bool {
 }
 
 /// `x * factor` or `x / (1 / factor)`.
-pub(super) fn scaled_by(pattern: &Pattern, node: &Node) -> Option<(ValueId, f32)> {
+pub(crate) fn scaled_by(pattern: &Pattern, node: &Node) -> Option<(ValueId, f32)> {
     match node.operator.name() {
         "Mul" => {
             Pattern::both_orders(node).into_iter().find_map(|(x, factor)| Some((x, pattern.scalar(factor)?)))

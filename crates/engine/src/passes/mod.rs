@@ -11,6 +11,9 @@ mod linear;
 mod mlp;
 mod pattern;
 
+pub(crate) use activation::scaled_by;
+pub(crate) use pattern::Pattern;
+
 use crate::graph::Graph;
 use crate::{Precision, Result};
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use crate::graph::{Graph, Node, Operator, ValueId};
 
 /// A graph with the node that writes each value.
-pub(super) struct Pattern<'a> {
+pub(crate) struct Pattern<'a> {
     pub(super) graph: &'a Graph,
     writers: Vec<Option<usize>>,
     uses: Vec<usize>,
 }
 
 impl<'a> Pattern<'a> {
-    pub(super) fn new(graph: &'a Graph) -> Self {
+    pub(crate) fn new(graph: &'a Graph) -> Self {
         let mut writers = vec![None; graph.num_values()];
         for (index, node) in graph.nodes.iter().enumerate() {
             for id in node.outputs.iter().flatten() {
@@ -23,23 +23,23 @@ impl<'a> Pattern<'a> {
     }
 
     /// The node whose first output is this value.
-    pub(super) fn node(&self, id: ValueId) -> Option<&'a Node> {
+    pub(crate) fn node(&self, id: ValueId) -> Option<&'a Node> {
         let node = &self.graph.nodes[self.writers[id.index()]?];
         (node.output() == Some(id)).then_some(node)
     }
 
     /// The place of the node that writes this value.
-    pub(super) fn index(&self, id: ValueId) -> Option<usize> {
+    pub(crate) fn index(&self, id: ValueId) -> Option<usize> {
         self.writers[id.index()]
     }
 
     /// [`node`](Self::node), if its operator has this name.
-    pub(super) fn named(&self, id: ValueId, name: &str) -> Option<&'a Node> {
+    pub(crate) fn named(&self, id: ValueId, name: &str) -> Option<&'a Node> {
         self.node(id).filter(|node| node.operator.name() == name)
     }
 
     /// [`node`](Self::node), if its operator is of this type.
-    pub(super) fn operator<T: Operator>(&self, id: ValueId) -> Option<(&'a Node, &'a T)> {
+    pub(crate) fn operator<T: Operator>(&self, id: ValueId) -> Option<(&'a Node, &'a T)> {
         let node = self.node(id)?;
         Some((node, node.operator()?))
     }
@@ -50,7 +50,7 @@ impl<'a> Pattern<'a> {
     }
 
     /// The number that this value is, if it is a constant of one floating-point element.
-    pub(super) fn scalar(&self, id: ValueId) -> Option<f32> {
+    pub(crate) fn scalar(&self, id: ValueId) -> Option<f32> {
         let constant = self.graph.constant(id)?;
         if constant.len() != 1 || !constant.dtype().is_float() {
             return None;
