@@ -4,8 +4,12 @@
 //! <https://onnx.ai/onnx/operators/>, and of ONNX Runtime's contrib operators,
 //! <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>.
 
+mod axes;
 mod broadcast;
 mod elementwise;
+mod indexing;
+mod shaping;
+mod strided;
 
 use std::ops::RangeInclusive;
 
@@ -68,7 +72,7 @@ impl Entry {
     }
 }
 
-const FAMILIES: &[&[Entry]] = &[elementwise::OPERATORS];
+const FAMILIES: &[&[Entry]] = &[elementwise::OPERATORS, indexing::OPERATORS, shaping::OPERATORS];
 
 /// The operator of this name, if it is supported.
 pub(crate) fn find(domain: &str, name: &str) -> Option<&'static Entry> {
