@@ -4,9 +4,13 @@
 //! <https://onnx.ai/onnx/operators/>, and of ONNX Runtime's contrib operators,
 //! <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>.
 
+mod axes;
 mod broadcast;
 mod elementwise;
 pub(crate) mod fused;
+mod indexing;
+mod shaping;
+mod strided;
 
 use std::ops::RangeInclusive;
 
@@ -69,7 +73,7 @@ impl Entry {
     }
 }
 
-const FAMILIES: &[&[Entry]] = &[elementwise::OPERATORS];
+const FAMILIES: &[&[Entry]] = &[elementwise::OPERATORS, indexing::OPERATORS, shaping::OPERATORS];
 
 /// The operator of this name, if it is supported.
 pub(crate) fn find(domain: &str, name: &str) -> Option<&'static Entry> {

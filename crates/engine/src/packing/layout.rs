@@ -146,8 +146,7 @@ pub(super) fn pack_node(packer: &mut Packer, node: &Node) -> Result<(ValueId, La
         "CumSum" => {
             let (x, layout) = packer.packed(input(node, 0)?)?;
             let axis = constant_ints(packer, input(node, 1)?)?;
-            let is_plain =
-                node.operator::<crate::ops::CumSum>().is_some_and(|op| !op.is_exclusive && !op.is_reverse);
+            let is_plain = false;
             if layout != TOKENS || !is_plain || !matches!(axis[..], [1]) {
                 return Err("running sums of another kind than along each sequence".to_owned());
             }
