@@ -75,8 +75,10 @@ pub(crate) enum BlocksKind {
     PixelsFirst,
     /// Channels to pixels, the channel before the pixel of a block: `CRD`.
     ChannelsFirst,
-    /// Pixels to channels.
+    /// Pixels to channels, as the first.
     ToDepth,
+    /// Pixels to channels, as the second.
+    ToDepthChannelsFirst,
 }
 
 impl Blocks {
@@ -87,7 +89,9 @@ impl Blocks {
     }
 
     pub(super) fn read_space_to_depth(node: &NodeReader) -> Result<Box<dyn Operator>, Problem> {
-        Self::read(node, BlocksKind::ToDepth)
+        let modes = [("DCR", BlocksKind::ToDepth), ("CRD", BlocksKind::ToDepthChannelsFirst)];
+        let mode = if node.opset >= 28 { node.attributes.choice("mode", &modes)? } else { None };
+        Self::read(node, mode.unwrap_or(BlocksKind::ToDepth))
     }
 
     fn read(node: &NodeReader, kind: BlocksKind) -> Result<Box<dyn Operator>, Problem> {
@@ -103,7 +107,7 @@ impl Blocks {
         let block = Dim::from(self.size);
         let square = Dim::from(self.size * self.size);
         Some(match self.kind {
-            BlocksKind::ToDepth => {
+            BlocksKind::ToDepth | BlocksKind::ToDepthChannelsFirst => {
                 let (height, width) = (height.divided_by(&block)?, width.divided_by(&block)?);
                 vec![batch.clone(), depth.times(&square), height, width]
             }
@@ -117,7 +121,10 @@ impl Blocks {
 
 impl Operator for Blocks {
     fn name(&self) -> &str {
-        if self.kind == BlocksKind::ToDepth { "SpaceToDepth" } else { "DepthToSpace" }
+        match self.kind {
+            BlocksKind::ToDepth | BlocksKind::ToDepthChannelsFirst => "SpaceToDepth",
+            BlocksKind::PixelsFirst | BlocksKind::ChannelsFirst => "DepthToSpace",
+        }
     }
 
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
@@ -140,16 +147,16 @@ impl Operator for Blocks {
         };
         let (size, square) = (self.size, self.size * self.size);
         let divides = match self.kind {
-            BlocksKind::ToDepth => height % size == 0 && width % size == 0,
+            BlocksKind::ToDepth | BlocksKind::ToDepthChannelsFirst => height % size == 0 && width % size == 0,
             _ => depth % square == 0,
         };
         if !divides {
             problem!("blocks of size {size} do not fit shape {:?}", array.shape());
         }
         let (split, order, output) = match self.kind {
-            BlocksKind::ToDepth => (
+            BlocksKind::ToDepth | BlocksKind::ToDepthChannelsFirst => (
                 [batch, depth, height / size, size, width / size, size],
-                [0, 3, 5, 1, 2, 4],
+                if self.kind == BlocksKind::ToDepth { [0, 3, 5, 1, 2, 4] } else { [0, 1, 3, 5, 2, 4] },
                 [batch, depth.saturating_mul(square), height / size, width / size],
             ),
             BlocksKind::PixelsFirst => (
