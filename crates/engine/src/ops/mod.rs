@@ -6,6 +6,9 @@
 
 mod broadcast;
 mod elementwise;
+mod matrix;
+mod microsoft;
+mod quantized;
 
 use std::ops::RangeInclusive;
 
@@ -68,7 +71,7 @@ impl Entry {
     }
 }
 
-const FAMILIES: &[&[Entry]] = &[elementwise::OPERATORS];
+const FAMILIES: &[&[Entry]] = &[elementwise::OPERATORS, microsoft::OPERATORS, quantized::OPERATORS];
 
 /// The operator of this name, if it is supported.
 pub(crate) fn find(domain: &str, name: &str) -> Option<&'static Entry> {
