@@ -113,7 +113,7 @@ fn rows_loop(y: &mut [MaybeUninit<f32>], x: &[f32], residual: Option<&[f32]>, op
 
 /// Sixteen running sums: a fixed order of additions that vectorises, the same for every instruction set.
 #[inline(always)]
-fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+pub(super) fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let (chunks, rest) = values.as_chunks::<16>();
     let mut sums = [0.0f32; 16];
     for chunk in chunks {

@@ -11,6 +11,9 @@ pub(crate) mod fused;
 mod indexing;
 mod shaping;
 mod strided;
+mod matrix;
+mod microsoft;
+mod quantized;
 
 use std::ops::RangeInclusive;
 
@@ -74,6 +77,7 @@ impl Entry {
 }
 
 const FAMILIES: &[&[Entry]] = &[elementwise::OPERATORS, indexing::OPERATORS, shaping::OPERATORS];
+const FAMILIES: &[&[Entry]] = &[elementwise::OPERATORS, microsoft::OPERATORS, quantized::OPERATORS];
 
 /// The operator of this name, if it is supported.
 pub(crate) fn find(domain: &str, name: &str) -> Option<&'static Entry> {
