@@ -139,7 +139,7 @@ fn run_packed(session: &Session, batch: &Batch) -> Result<Vec<f32>> {
     let output = session.run([
         (packing::TOKEN_IDS, row(widen(batch.token_ids()))),
         (packing::TYPE_IDS, row(type_ids)),
-        (packing::POSITIONS, Array::vector(widen(&batch.position_ids()))),
+        (packing::POSITIONS, Array::vector(batch.position_ids().map(i64::from).collect())),
         (packing::CU_SEQLENS, Array::vector(widen(batch.cu_seqlens()))),
     ])?;
     first_floats(output)

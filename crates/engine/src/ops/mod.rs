@@ -9,11 +9,11 @@ mod broadcast;
 mod elementwise;
 pub(crate) mod fused;
 mod indexing;
-mod shaping;
-mod strided;
 mod matrix;
 mod microsoft;
 mod quantized;
+mod shaping;
+mod strided;
 
 use std::ops::RangeInclusive;
 
@@ -76,8 +76,13 @@ impl Entry {
     }
 }
 
-const FAMILIES: &[&[Entry]] = &[elementwise::OPERATORS, indexing::OPERATORS, shaping::OPERATORS];
-const FAMILIES: &[&[Entry]] = &[elementwise::OPERATORS, microsoft::OPERATORS, quantized::OPERATORS];
+const FAMILIES: &[&[Entry]] = &[
+    elementwise::OPERATORS,
+    indexing::OPERATORS,
+    microsoft::OPERATORS,
+    quantized::OPERATORS,
+    shaping::OPERATORS,
+];
 
 /// The operator of this name, if it is supported.
 pub(crate) fn find(domain: &str, name: &str) -> Option<&'static Entry> {
