@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-const BUILT_IN: &str = include_str!("../models.toml");
+const BUILT_IN: &str = include_str!("../../models.toml");
 const BUILT_IN_ORIGIN: &str = "models.toml (built in)";
 
 /// All models that can be loaded by id.
