@@ -5,6 +5,7 @@ pub mod compare;
 pub mod corpus;
 pub mod fixtures;
 pub mod instructions;
+pub mod models;
 pub mod python;
 pub mod roofline;
 pub mod verify;

@@ -1,8 +1,10 @@
-//! How the factors of a product are held: as f32 in any register, or as pairs of bf16 where the CPU multiplies them.
+//! How the factors of a product are held: as f32 in any register, or as pairs of bf16 where the CPU
+//! multiplies them.
 //!
 //! All kinds share one shape, as in `gemm`: a factor is made of groups of 32 bits, each of elements that are
-//! consecutive in depth, and a step multiplies a group of one factor with a group of the other and adds the products
-//! to one f32 sum. So buffers are of f32 whatever they hold, and groups pass through the registers of [`Lanes`].
+//! consecutive in depth, and a step multiplies a group of one factor with a group of the other and adds the
+//! products to one f32 sum. So buffers are of f32 whatever they hold, and groups pass through the registers
+//! of [`Lanes`].
 
 use super::lanes::{Kernel, Lanes, dispatch};
 
@@ -35,12 +37,12 @@ pub(super) trait Factors: Copy {
     /// Makes a group of the f32 in a lane of the first `GROUP` rows, which it may round.
     fn join(self, rows: [Register<Self>; MAX_GROUP]) -> Register<Self>;
 
-    /// Makes groups of neighbours in a row of f32, in place: they are the first `row.len().div_ceil(GROUP)` words. What
-    /// the last one lacks is zero.
+    /// Makes groups of neighbours in a row of f32, in place: they are the first `row.len().div_ceil(GROUP)`
+    /// words. What the last one lacks is zero.
     fn join_neighbours(self, row: &mut [f32]);
 
-    /// [`join`](Self::join) of whole rows of f32, whose width is a multiple of `LANES`, in place: groups come to lie in
-    /// the first row.
+    /// [`join`](Self::join) of whole rows of f32, whose width is a multiple of `LANES`, in place: groups come
+    /// to lie in the first row.
     #[inline(always)]
     fn join_rows(self, rows: &mut [f32]) {
         if Self::GROUP == 1 {
@@ -102,8 +104,8 @@ pub(super) trait ProductKernel {
     fn run<F: Factors>(self, factors: F);
 }
 
-/// Runs `kernel` with f32 in the widest registers that this CPU has; or, where they `may_round`, with pairs of bf16 if
-/// it multiplies them.
+/// Runs `kernel` with f32 in the widest registers that this CPU has; or, where they `may_round`, with pairs
+/// of bf16 if it multiplies them.
 #[inline]
 pub(super) fn dispatch_product(kernel: impl ProductKernel, may_round: bool) {
     #[cfg(target_arch = "x86_64")]

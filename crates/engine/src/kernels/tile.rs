@@ -3,8 +3,9 @@
 use super::factors::{Factors, Register};
 use super::lanes::Lanes;
 
-/// Products of `ROWS` rows of a row-major or column-major factor with `COLS` registers' columns of another, summed
-/// in order of depth, which counts groups: the sum of each element is the same whatever tile it is computed in.
+/// Products of `ROWS` rows of a row-major or column-major factor with `COLS` registers' columns of another,
+/// summed in order of depth, which counts groups: the sum of each element is the same whatever tile it is
+/// computed in.
 ///
 /// Group (row, k) of the left factor is `left.add(row * row_stride + k * depth_stride)`; register c of row k
 /// of the right factor is at `right.add(k * right_stride + c * LANES)`.

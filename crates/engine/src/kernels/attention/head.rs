@@ -6,8 +6,8 @@
 //! in cache. The softmax is exact: a pass over the block's scores finds each query's maximum before any is raised to
 //! a power, and the division by the sum is left to the end, when the weighted sums of the values are written.
 //!
-//! The factors of both products are [`Factors`] of one kind: of the scores, keys and queries in groups of columns; of
-//! the weighted sums, powers and values in groups of keys, which count from the sequence's first.
+//! The factors of both products are [`Factors`] of one kind: of the scores, keys and queries in groups of
+//! columns; of the weighted sums, powers and values in groups of keys, which count from the sequence's first.
 //!
 //! Every sum goes in order of keys or of columns, in steps that depend on the sequence alone.
 
@@ -180,8 +180,8 @@ impl Head<'_> {
         }
     }
 
-    /// The keys that a block of queries attends to, in whole groups if the sequence does not end before: the bias
-    /// hides those that are outside the window.
+    /// The keys that a block of queries attends to, in whole groups if the sequence does not end before: the
+    /// bias hides those that are outside the window.
     #[inline(always)]
     fn keys_of<F: Factors>(&self, block: &Range<usize>) -> Range<usize> {
         let window = self.options.window.unwrap_or(self.seq_len);
@@ -375,8 +375,9 @@ struct Weighted<'a> {
     inverses: Option<[f32; WIDE * MAX_LANES]>,
 }
 
-/// Replaces scores by two to the power of their difference to the maximum, in groups of keys, which come to lie at
-/// the start. Returns their sums for each query: of what groups hold, so that the weights of the values add up to one.
+/// Replaces scores by two to the power of their difference to the maximum, in groups of keys, which come to
+/// lie at the start. Returns their sums for each query: of what groups hold, so that the weights of the
+/// values add up to one.
 #[inline(always)]
 fn powers<F: Factors, const COLS: usize>(
     factors: F,

@@ -14,8 +14,8 @@ pub struct AttentionOptions<'a> {
     pub window: Option<usize>,
     /// Rotates queries and keys by their positions.
     pub rotary: Option<Rotary<'a>>,
-    /// What the linear layers around have. In bf16 and int8, queries, keys, values and the powers of the softmax are
-    /// rounded to bf16 if the CPU multiplies pairs of them; all else is computed in f32.
+    /// What the linear layers around have. In bf16 and int8, queries, keys, values and the powers of the
+    /// softmax are rounded to bf16 if the CPU multiplies pairs of them; all else is computed in f32.
     pub precision: Precision,
 }
 

@@ -82,9 +82,9 @@ fn reference(qkv: &[f32], shape: AttentionShape, options: &AttentionOptions) -> 
     if !rounds(options.precision) {
         return (attention_reference(qkv, shape, options), 1e-5);
     }
-    // Powers are rounded too: each has a relative error of at most 2^-9 and what `exp2` adds. Weights that add up to
-    // one change the mean of values by at most as much times their mean distance to it, which is no more than
-    // half their range.
+    // Powers are rounded too: each has a relative error of at most 2^-9 and what `exp2` adds. Weights that
+    // add up to one change the mean of values by at most as much times their mean distance to it, which is no
+    // more than half their range.
     let half_range = 2.0;
     let bound = (0.5f64.powi(9) + 1e-4) * 1.01 * half_range + 1e-5;
     let rotated = AttentionOptions { rotary: None, ..*options };

@@ -68,11 +68,11 @@ impl Factors for Bf16Pairs {
         self.add_products(groups, ones, sums)
     }
 
-    /// Method: the minimax polynomial for 2^(x - floor(x)), and floor(x) added to the exponent. Its error of 8e-5 is a
-    /// 25th of what rounding to bf16 adds, and too small to round 2^0 to anything but 1.
+    /// Method: the minimax polynomial for 2^(x - floor(x)), and floor(x) added to the exponent. Its error of
+    /// 8e-5 is a 25th of what rounding to bf16 adds, and too small to round 2^0 to anything but 1.
     #[inline(always)]
     fn exp2(self, x: __m512) -> __m512 {
-        const COEFFICIENTS: [f32; 4] = [0.078_024_536, 0.226_067_19, 0.695_833_5, 0.999_925_2];
+        const COEFFICIENTS: [f32; 4] = [0.078_024_54, 0.226_067_19, 0.695_833_5, 0.999_925_2];
         let lanes = self.0;
         // SAFETY: as in `add_products`.
         let r = unsafe { _mm512_reduce_ps::<FLOOR>(x) };
@@ -99,8 +99,8 @@ impl Factors for Bf16Pairs {
         let to = row.as_mut_ptr();
         for first in (0..row.len()).step_by(32) {
             let left = row.len() - first;
-            // SAFETY: as in `add_products`; only what is left is read and written, and the pairs of what is read lie
-            // where nothing is read later.
+            // SAFETY: as in `add_products`; only what is left is read and written, and the pairs of what is
+            // read lie where nothing is read later.
             unsafe {
                 let (from, to) = (to.add(first), to.add(first / 2));
                 if left >= 32 {
