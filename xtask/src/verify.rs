@@ -9,6 +9,7 @@
 //! say how far from the original they are, and fail where that is farther than the precision promises.
 
 pub(crate) mod evidence;
+pub mod graphs;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -114,6 +115,12 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
         }
         referenced.push(model);
     }
+    let graphs = fixtures.join("onnx");
+    for file in graphs::files(&graphs)? {
+        if is_wanted(&format!("onnx/{}", file.path)) {
+            rows.push(graphs::verify(&graphs, &file));
+        }
+    }
     for spec in Registry::built_in().models() {
         let has_reference = referenced.iter().any(|name| spec.id.ends_with(name.as_str()));
         let is_loadable = spec.state() == State::Loadable;
@@ -142,6 +149,14 @@ pub fn agreement(found: &[Embedding], expected: &[Embedding]) -> Agreement {
         }
     }
     agreement
+}
+
+impl Agreement {
+    /// The worse of both.
+    fn merge(&mut self, other: Self) {
+        self.max_abs = -min_or_nan(-self.max_abs, -other.max_abs);
+        self.min_cosine = min_or_nan(self.min_cosine, other.min_cosine);
+    }
 }
 
 /// Unlike `f64::min`, NaN wins.
