@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Array, DataType};
 
+/// What the names of numbers begin with of which nothing is known.
+const UNKNOWN: char = '?';
+
 /// A size, or an integer computed from sizes: a number times symbols.
 ///
 /// Two equal dimensions are the same number in every run; two different ones may still be.
@@ -26,7 +29,7 @@ impl Dim {
     /// A number of which nothing is known, not even whether it is another one.
     pub fn unknown() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self::symbol(&format!("?{}", NEXT.fetch_add(1, Ordering::Relaxed)))
+        Self::symbol(&format!("{UNKNOWN}{}", NEXT.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// The number, if no symbol is in it.
@@ -42,6 +45,18 @@ impl Dim {
     /// Whether it is certainly `value`.
     pub fn is(&self, value: i64) -> bool {
         self.known() == Some(value)
+    }
+
+    /// Whether it certainly is not `other`: both are known, or one is negative and the other a size.
+    pub fn is_never(&self, other: &Self) -> bool {
+        // What has a name is the size of a dimension, and never negative.
+        let is_size =
+            |dim: &Self| dim.factor > 0 && dim.symbols.iter().all(|name| !name.starts_with(UNKNOWN));
+        let is_negative = |dim: &Self| dim.known().is_some_and(|number| number < 0);
+        match (self.known(), other.known()) {
+            (Some(a), Some(b)) => a != b,
+            _ => (is_size(self) && is_negative(other)) || (is_negative(self) && is_size(other)),
+        }
     }
 
     /// `self * other`.
@@ -201,6 +216,8 @@ mod tests {
         assert_eq!(batch.plus(&batch), batch.times(&2i64.into()));
         assert_eq!(batch.plus(&batch.negated()), 0i64.into());
         assert_ne!(batch.plus(&seq), batch.plus(&seq));
+        assert!(batch.is_never(&(-1i64).into()) && !batch.is_never(&1i64.into()) && !batch.is_never(&seq));
+        assert!(!Dim::unknown().is_never(&(-1i64).into()) && !batch.negated().is_never(&(-1i64).into()));
         assert_eq!(format!("{}", batch.times(&2i64.into())), "2*batch");
     }
 }

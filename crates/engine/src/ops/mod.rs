@@ -6,6 +6,7 @@
 
 mod broadcast;
 mod elementwise;
+mod number;
 
 use std::ops::RangeInclusive;
 
@@ -68,7 +69,14 @@ impl Entry {
     }
 }
 
-const FAMILIES: &[&[Entry]] = &[elementwise::OPERATORS];
+const FAMILIES: &[&[Entry]] = &[
+    elementwise::arithmetic::OPERATORS,
+    elementwise::cast::OPERATORS,
+    elementwise::clip::OPERATORS,
+    elementwise::function::OPERATORS,
+    elementwise::logic::OPERATORS,
+    elementwise::variadic::OPERATORS,
+];
 
 /// The operator of this name, if it is supported.
 pub(crate) fn find(domain: &str, name: &str) -> Option<&'static Entry> {
