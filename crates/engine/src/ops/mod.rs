@@ -11,6 +11,7 @@ pub(crate) mod fused;
 mod indexing;
 mod matrix;
 mod microsoft;
+mod number;
 mod quantized;
 mod shaping;
 mod strided;
@@ -77,7 +78,12 @@ impl Entry {
 }
 
 const FAMILIES: &[&[Entry]] = &[
-    elementwise::OPERATORS,
+    elementwise::arithmetic::OPERATORS,
+    elementwise::cast::OPERATORS,
+    elementwise::clip::OPERATORS,
+    elementwise::function::OPERATORS,
+    elementwise::logic::OPERATORS,
+    elementwise::variadic::OPERATORS,
     indexing::OPERATORS,
     microsoft::OPERATORS,
     quantized::OPERATORS,
