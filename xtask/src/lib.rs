@@ -6,6 +6,7 @@ pub mod conformance;
 pub mod corpus;
 pub mod fixtures;
 pub mod instructions;
+pub mod models;
 pub mod python;
 pub mod roofline;
 pub mod verify;

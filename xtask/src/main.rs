@@ -25,6 +25,8 @@ enum Chore {
     Roofline(xtask::roofline::Options),
     /// Count the instructions of fixed work by callgrind, and compare with the committed counts.
     Instructions(xtask::instructions::Options),
+    /// Write the README's table of models anew.
+    Models,
     /// Format, lint, document: what CI checks beside the tests.
     Check,
 }
@@ -37,6 +39,7 @@ fn main() -> Result<()> {
         Chore::Compare(options) => xtask::compare::main(&options),
         Chore::Roofline(options) => xtask::roofline::main(&options),
         Chore::Instructions(options) => xtask::instructions::main(&options),
+        Chore::Models => xtask::models::main(),
         Chore::Check => xtask::check::main(),
     }
 }

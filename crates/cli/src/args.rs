@@ -190,6 +190,11 @@ pub(crate) enum OutputFormat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum KindArg {
     Dense,
+    Sparse,
+    LateInteraction,
+    Image,
+    Multimodal,
+    CrossEncoder,
 }
 
 fn parse_pooling(name: &str) -> anyhow::Result<Pooling> {

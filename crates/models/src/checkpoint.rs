@@ -41,9 +41,9 @@ impl Checkpoint {
         let encoder = self.config.load(&weights, &self.device).map_err(engine_error)?;
         let projections = DenseHead::load_projections(&self.folder_config.projections, &self.device);
         let (options, spec) = (&self.options, self.spec.as_ref());
-        let pooling = options.pooling.or(spec.map(|spec| spec.pooling)).or(self.folder_config.pooling);
+        let pooling = options.pooling.or(spec.and_then(|spec| spec.pooling)).or(self.folder_config.pooling);
         let normalize =
-            options.normalize.or(spec.map(|spec| spec.normalize)).or(self.folder_config.normalize);
+            options.normalize.or(spec.and_then(|spec| spec.normalize)).or(self.folder_config.normalize);
         let head = DenseHead {
             // sentence-transformers' own defaults for a folder that does not say.
             pooling: pooling.unwrap_or(candlewick_engine::Pooling::Mean),
@@ -64,8 +64,8 @@ impl Checkpoint {
             }
             return shards(path);
         }
-        if let Some(spec) = &self.spec {
-            let path = &spec.weights[0].path;
+        if let Some(weights) = self.spec.as_ref().and_then(ModelSpec::chosen_weights) {
+            let path = &weights.path;
             let file = self.folder.join(path);
             return if file.is_file() { shards(&file) } else { missing(path) };
         }

@@ -12,7 +12,7 @@ use candlewick_engine::{TextEncoder, ThreadPool};
 use crate::arch;
 use crate::checkpoint::{Checkpoint, Network, engine_error};
 use crate::folder::FolderConfig;
-use crate::registry::{ModelSpec, Prompts, Registry};
+use crate::registry::{Kind, ModelSpec, Prompts, Registry, State};
 use crate::text::{Pipeline, TextTokenizer};
 use crate::{Error, LoadOptions, Result, source};
 
@@ -48,9 +48,14 @@ impl DenseModel {
     ///
     /// # Errors
     ///
-    /// When the id is unknown, the files cannot be had, or they are not what the registry says.
+    /// When the id is unknown, or of a model that cannot be loaded yet; when the files cannot be had, or they
+    /// are not what the registry says.
     pub fn load(id: &str, options: LoadOptions) -> Result<Self> {
-        let spec = options.registry.as_deref().unwrap_or(Registry::built_in()).get(id)?.clone();
+        let registry = options.registry.as_deref().unwrap_or(Registry::built_in());
+        let spec = registry.get_preferring(Kind::Dense, id)?.clone();
+        if let State::NotYet { missing } = spec.state() {
+            return Err(Error::NotLoadable { model: spec.id, missing });
+        }
         let folder = source::resolve(&spec, &options.source_options())?;
         Self::open(&folder, Some(spec), options)
     }
@@ -75,7 +80,7 @@ impl DenseModel {
             check_row(spec, &config_path, config.architecture(), full_dim)?;
         }
         let dim = check_dim(&name, options.dim, full_dim)?;
-        let stated = folder_config.max_length.or(spec.as_ref().map(|spec| spec.max_length));
+        let stated = folder_config.max_length.or(spec.as_ref().and_then(|spec| spec.max_length));
         let max_length = effective_max_length(&name, options.max_length, stated, config.max_positions())?;
         candlewick_engine::runtime::keep_freed_memory();
         let device = options.device.open().map_err(engine_error)?;
@@ -226,10 +231,10 @@ fn check_projections(folder: &Path, config: &FolderConfig, hidden_size: usize) -
 fn check_row(spec: &ModelSpec, config_path: &Path, architecture: &str, dim: usize) -> Result<()> {
     let facts = [
         ("architecture", spec.architecture.clone(), architecture.to_owned()),
-        ("dim", spec.dim.to_string(), dim.to_string()),
+        ("dim", spec.dim.map(|dim| dim.to_string()), dim.to_string()),
     ];
     for (key, expected, found) in facts {
-        if expected != found {
+        if let Some(expected) = expected.filter(|expected| *expected != found) {
             let (model, path) = (spec.id.clone(), config_path.to_owned());
             return Err(Error::RegistryMismatch { model, path, key, expected, found });
         }

@@ -172,6 +172,20 @@ impl Array {
         Self::new(shape, values)
     }
 
+    /// An array of these little-endian elements.
+    ///
+    /// # Errors
+    ///
+    /// When there are not as many bytes as type and shape say, or the type has no fixed size.
+    pub fn from_le_bytes(
+        dtype: DataType,
+        shape: impl Into<Vec<usize>>,
+        bytes: Vec<u8>,
+    ) -> Result<Self, Problem> {
+        let raw = super::RawTensor::new(dtype, shape.into(), bytes.into())?;
+        Ok(super::Constant::Raw(raw).array())
+    }
+
     /// The sizes of the dimensions.
     pub fn shape(&self) -> &[usize] {
         &self.shape

@@ -10,6 +10,9 @@ use super::{Array, DataType};
 /// Symbols of one product: a file that squares a size forty times would otherwise have 2^40 of them.
 const MAX_SYMBOLS: usize = 16;
 
+/// What symbols of numbers that may be negative begin with.
+const SIGNED: char = '±';
+
 /// A size, or an integer computed from sizes: a number times symbols.
 ///
 /// Two equal dimensions are the same number in every run; two different ones may still be.
@@ -26,10 +29,48 @@ impl Dim {
         Self { factor: 1, symbols: vec![name.into()] }
     }
 
-    /// A number of which nothing is known, not even whether it is another one.
+    /// A size of which nothing is known, not even whether it is another one.
     pub fn unknown() -> Self {
+        Self::fresh('?')
+    }
+
+    /// An integer of which not even the sign is known.
+    pub fn unknown_int() -> Self {
+        Self::fresh(SIGNED)
+    }
+
+    fn fresh(kind: char) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self::symbol(&format!("?{}", NEXT.fetch_add(1, Ordering::Relaxed)))
+        Self::symbol(&format!("{kind}{}", NEXT.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// The lesser of `self`, which is a size, and a number greater than 1.
+    pub fn limited(&self, limit: i64) -> Self {
+        match self.known() {
+            Some(size) => size.min(limit).into(),
+            // A limit of a product of limits...: its text would grow without one.
+            None if self.symbols.iter().any(|symbol| symbol.starts_with("min(")) => {
+                if self.is_size() {
+                    Self::unknown()
+                } else {
+                    Self::unknown_int()
+                }
+            }
+            None => Self::symbol(&format!("min({limit},{self})")),
+        }
+    }
+
+    /// Whether it is `size` [`limited`](Self::limited) to some number. If such sizes differ, neither is 1.
+    pub fn is_limited(&self, size: &Self) -> bool {
+        let [symbol] = self.symbols.as_slice() else {
+            return false;
+        };
+        self.factor == 1 && symbol.starts_with("min(") && symbol.ends_with(&format!(",{size})"))
+    }
+
+    /// Whether it is certainly not negative.
+    pub fn is_size(&self) -> bool {
+        self.factor >= 0 && !self.symbols.iter().any(|symbol| symbol.starts_with(SIGNED))
     }
 
     /// The number, if no symbol is in it.
@@ -50,13 +91,13 @@ impl Dim {
     /// `self * other`.
     pub fn times(&self, other: &Self) -> Self {
         let Some(factor) = self.factor.checked_mul(other.factor) else {
-            return Self::unknown();
+            return Self::unknown_int();
         };
         if factor == 0 {
             return 0i64.into();
         }
         if self.symbols.len() + other.symbols.len() > MAX_SYMBOLS {
-            return Self::unknown();
+            return if self.is_size() && other.is_size() { Self::unknown() } else { Self::unknown_int() };
         }
         let mut symbols = [self.symbols.as_slice(), &other.symbols].concat();
         symbols.sort();
@@ -86,7 +127,8 @@ impl Dim {
         match self.factor.checked_add(other.factor) {
             Some(0) if self.symbols == other.symbols => 0i64.into(),
             Some(factor) if self.symbols == other.symbols => Self { factor, symbols: self.symbols.clone() },
-            _ => Self::unknown(),
+            _ if self.is_size() && other.is_size() => Self::unknown(),
+            _ => Self::unknown_int(),
         }
     }
 
@@ -94,7 +136,7 @@ impl Dim {
     pub fn negated(&self) -> Self {
         match self.factor.checked_neg() {
             Some(factor) => Self { factor, symbols: self.symbols.clone() },
-            None => Self::unknown(),
+            None => Self::unknown_int(),
         }
     }
 }
@@ -211,5 +253,23 @@ mod tests {
         assert_eq!(batch.plus(&batch.negated()), 0i64.into());
         assert_ne!(batch.plus(&seq), batch.plus(&seq));
         assert_eq!(format!("{}", batch.times(&2i64.into())), "2*batch");
+    }
+
+    #[test]
+    fn differences_may_be_negative() {
+        let (batch, seq) = (Dim::symbol("batch"), Dim::symbol("seq"));
+        assert!(batch.plus(&seq).is_size());
+        assert!(!batch.plus(&seq.negated()).is_size());
+        assert!(!batch.negated().is_size());
+    }
+
+    #[test]
+    fn a_limited_size_knows_its_size() {
+        let (batch, seq) = (Dim::symbol("batch"), Dim::symbol("seq"));
+        assert!(seq.limited(512).is_limited(&seq));
+        assert!(!seq.limited(512).is_limited(&batch));
+        assert_eq!(seq.limited(512), seq.limited(512));
+        assert_eq!(Dim::from(600i64).limited(512), 512i64.into());
+        assert_eq!(seq.limited(512).limited(100).symbols[0].chars().next(), Some('?'));
     }
 }

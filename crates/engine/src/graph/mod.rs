@@ -10,6 +10,7 @@ mod array;
 mod attributes;
 mod constant;
 mod dim;
+mod extract;
 mod operator;
 pub(crate) mod passes;
 mod session;
@@ -22,7 +23,7 @@ pub use attributes::{Attribute, Attributes};
 pub use constant::{Constant, RawTensor};
 pub use dim::{Dim, Info, product};
 pub(crate) use operator::problem;
-pub use operator::{Operands, Operator, Problem};
+pub use operator::{Operands, Operator, Prepared, Problem};
 pub use session::Session;
 
 use crate::{Error, Result};

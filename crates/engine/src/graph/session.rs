@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Array, Dim, Graph, Value, ValueId, passes};
+use rayon::prelude::*;
+
+use super::{Array, Dim, Graph, Operands, Prepared, Value, ValueId, passes};
 use crate::{Error, Result};
 
 /// A graph that is ready to run, any number of times and from any number of threads.
@@ -22,6 +24,7 @@ impl Session {
     /// When a node does not take its inputs.
     pub fn new(mut graph: Graph) -> Result<Self> {
         passes::simplify(&mut graph)?;
+        prepare(&mut graph)?;
         let constants = (0..graph.num_values())
             .map(|index| graph.values[index].constant.as_ref().map(|constant| constant.array()))
             .collect();
@@ -101,6 +104,23 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Lets operators take their constants in, several at a time: most of the time of loading goes here.
+fn prepare(graph: &mut Graph) -> Result<()> {
+    let mut nodes = std::mem::take(&mut graph.nodes);
+    nodes.par_iter_mut().try_for_each(|node| -> Result<()> {
+        let constants = node.inputs.iter().map(|id| id.and_then(|id| graph.constant(id))).collect();
+        let prepared = node.operator.prepare(&Operands::new(constants));
+        if let Some(Prepared { operator, inputs }) = prepared.map_err(|problem| node.error(problem))? {
+            node.inputs = inputs.into_iter().map(|index| node.inputs[index]).collect();
+            node.operator = operator;
+        }
+        Ok(())
+    })?;
+    graph.nodes = nodes;
+    passes::remove_dead_nodes(graph);
+    Ok(())
 }
 
 /// Compares an input with what the file declares about it, which passes rely on: known sizes are those, and sizes of

@@ -10,6 +10,7 @@
 mod activation;
 mod attention;
 mod elementwise;
+mod factors;
 mod gelu;
 mod gemm;
 mod glu;
@@ -19,11 +20,14 @@ mod linear;
 mod math;
 mod max_sim;
 mod pooling;
+mod product;
+mod rows;
 mod scratch;
 mod splade;
 mod tile;
 
 pub use activation::{Activation, relu, silu, silu_reference};
+pub(crate) use attention::attention_of_rows;
 pub use attention::{
     AttentionOptions, AttentionShape, PositionBias, Rotary, attention, attention_reference, attention_with,
 };
@@ -36,6 +40,8 @@ pub use linear::{MlpOp, PackError, PackedLinear, linear_reference};
 pub use math::{exp, sigmoid, tanh};
 pub use max_sim::{max_sim, max_sim_reference};
 pub use pooling::{mean_pool, mean_pool_reference};
+pub(crate) use product::{integer_product, product, transposed};
+pub(crate) use rows::{normalize_rows, rms_normalize_rows, softmax_rows};
 pub use splade::{splade_max, splade_reference, splade_weights};
 
 use candle_core::{CpuStorage, Layout, Result, bail};

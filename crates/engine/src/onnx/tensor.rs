@@ -69,7 +69,7 @@ impl ExternalFiles {
 }
 
 /// The type with this number in the schema.
-pub(super) fn data_type(number: i32) -> Result<DataType, Problem> {
+pub(crate) fn data_type(number: i32) -> Result<DataType, Problem> {
     Ok(match number {
         1 => DataType::F32,
         2 => DataType::U8,

@@ -45,6 +45,9 @@ pub(super) fn dims_of(shapes: &[&[Dim]]) -> Result<Vec<Dim>, Problem> {
                 // Either the other is one, or equal to this one.
                 (Some(_), None) => size.clone(),
                 (None, Some(_)) => other.clone(),
+                // If the limit was reached, these cannot be broadcast.
+                _ if other.is_limited(size) => size.clone(),
+                _ if size.is_limited(other) => other.clone(),
                 _ => Dim::unknown(),
             };
         }

@@ -4,8 +4,16 @@
 //! <https://onnx.ai/onnx/operators/>, and of ONNX Runtime's contrib operators,
 //! <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>.
 
+mod axes;
 mod broadcast;
 mod elementwise;
+pub(crate) mod fused;
+mod indexing;
+mod matrix;
+mod microsoft;
+mod quantized;
+mod shaping;
+mod strided;
 
 use std::ops::RangeInclusive;
 
@@ -68,7 +76,13 @@ impl Entry {
     }
 }
 
-const FAMILIES: &[&[Entry]] = &[elementwise::OPERATORS];
+const FAMILIES: &[&[Entry]] = &[
+    elementwise::OPERATORS,
+    indexing::OPERATORS,
+    microsoft::OPERATORS,
+    quantized::OPERATORS,
+    shaping::OPERATORS,
+];
 
 /// The operator of this name, if it is supported.
 pub(crate) fn find(domain: &str, name: &str) -> Option<&'static Entry> {
