@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod compare;
+pub mod conformance;
 pub mod corpus;
 pub mod fixtures;
 pub mod instructions;

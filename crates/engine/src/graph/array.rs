@@ -15,6 +15,9 @@ use super::Problem;
 /// memory.
 const MAX_BYTES: usize = 1 << 32;
 
+/// Dimensions that one value may have; real models have at most eight or so.
+const MAX_RANK: usize = 64;
+
 /// A type of elements.
 pub trait Element: Clone + Default + PartialEq + fmt::Debug + Send + Sync + 'static {
     /// Its name.
@@ -337,6 +340,18 @@ impl fmt::Debug for Array {
         }
         Ok(())
     }
+}
+
+/// Checks a number of dimensions: what is known about them is kept for every value.
+///
+/// # Errors
+///
+/// When it is too large.
+pub(crate) fn check_rank(rank: usize) -> Result<(), Problem> {
+    if rank > MAX_RANK {
+        return Err(Problem::new(format!("{rank} dimensions are more than {MAX_RANK}")));
+    }
+    Ok(())
 }
 
 /// The number of elements of a shape.

@@ -1,10 +1,10 @@
 //! Runs a graph.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use rayon::prelude::*;
 
-use super::{Array, Graph, Operands, Prepared, ValueId, passes};
+use super::{Array, Dim, Graph, Operands, Prepared, Value, ValueId, passes};
 use crate::{Error, Result};
 
 /// A graph that is ready to run, any number of times and from any number of threads.
@@ -51,21 +51,18 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// When an input is missing, unknown or of another type than declared, or a node does not take its inputs.
+    /// When an input is missing, unknown or of another type or shape than declared, or a node does not take its inputs.
     pub fn run(&self, inputs: impl IntoIterator<Item = (impl AsRef<str>, Array)>) -> Result<Vec<Array>> {
         let mut given: BTreeMap<String, Array> =
             inputs.into_iter().map(|(name, array)| (name.as_ref().to_owned(), array)).collect();
         let mut values = self.constants.clone();
+        let mut sizes = HashMap::new();
         for &id in &self.graph.inputs {
             let value = self.graph.value(id);
             match given.remove(&value.name) {
                 Some(array) => {
-                    if let Some(declared) = &value.declared
-                        && declared.dtype != array.dtype()
-                    {
-                        let problem = format!("is {}, expected {}", array.dtype(), declared.dtype);
-                        return Err(Error::GraphInput { input: value.name.clone(), problem });
-                    }
+                    check_input(&array, value, &mut sizes)
+                        .map_err(|problem| Error::GraphInput { input: value.name.clone(), problem })?;
                     values[id.index()] = Some(array);
                 }
                 None if value.constant.is_some() => {}
@@ -99,9 +96,7 @@ impl Session {
                     if *is_last { value.take() } else { value.clone() }
                 })
                 .collect();
-            let outputs =
-                node.operator.run(Operands::new(operands)).map_err(|problem| node.error(problem))?;
-            for (id, output) in node.outputs.iter().zip(outputs) {
+            for (id, output) in node.outputs.iter().zip(node.run(operands)?) {
                 if let Some(id) = id {
                     values[id.index()] = Some(output);
                 }
@@ -125,6 +120,32 @@ fn prepare(graph: &mut Graph) -> Result<()> {
     })?;
     graph.nodes = nodes;
     passes::remove_dead_nodes(graph);
+    Ok(())
+}
+
+/// Compares an input with what the file declares about it, which passes rely on: known sizes are those, and sizes of
+/// one name are equal.
+fn check_input<'a>(
+    array: &Array,
+    value: &'a Value,
+    sizes: &mut HashMap<&'a Dim, usize>,
+) -> Result<(), String> {
+    let Some(declared) = &value.declared else {
+        return Ok(());
+    };
+    if declared.dtype != array.dtype() {
+        return Err(format!("is {}, expected {}", array.dtype(), declared.dtype));
+    }
+    let Some(dims) = &declared.shape else {
+        return Ok(());
+    };
+    let fits = |(dim, size): (&'a Dim, &usize)| match dim.known() {
+        Some(known) => usize::try_from(known) == Ok(*size),
+        None => sizes.entry(dim).or_insert(*size) == size,
+    };
+    if dims.len() != array.rank() || !dims.iter().zip(array.shape()).all(fits) {
+        return Err(format!("has shape {:?}, expected {dims:?}", array.shape()));
+    }
     Ok(())
 }
 
