@@ -12,7 +12,7 @@ use candle_core::{Device, Tensor};
 
 use crate::graph::{Array, DataType, Dim, Graph, Problem, Session, ValueId};
 use crate::packing::{self, OutputLayout, Roles};
-use crate::{Batch, Error, Precision, Result, TextEncoder, onnx, passes};
+use crate::{Batch, Error, Precision, Result, TextEncoder, ThreadPool, onnx, passes};
 
 /// An ONNX file that is known to be a text encoder, and how it will run; its weights are not read yet.
 #[derive(Debug)]
@@ -126,13 +126,13 @@ impl ImportPlan {
         &self.graph
     }
 
-    /// Reads the weights.
+    /// Reads the weights, with the threads of a pool if there is one.
     ///
     /// # Errors
     ///
     /// When weights have shapes that do not fit each other.
-    pub fn load(&self) -> Result<ImportedEncoder> {
-        let session = Session::new(self.graph.clone())?;
+    pub fn load(&self, pool: Option<&ThreadPool>) -> Result<ImportedEncoder> {
+        let session = Session::with_threads(self.graph.clone(), pool)?;
         let (hidden_size, is_pooled, padded) = (self.hidden_size, self.is_pooled, self.padded.clone());
         Ok(ImportedEncoder { hidden_size, is_pooled, session, padded })
     }
@@ -145,7 +145,7 @@ impl ImportedEncoder {
     ///
     /// As those.
     pub fn load(path: &Path, options: &ImportOptions) -> Result<Self> {
-        ImportPlan::read(path, options)?.load().map_err(|error| in_file(path, error))
+        ImportPlan::read(path, options)?.load(None).map_err(|error| in_file(path, error))
     }
 
     /// Whether [`forward`](TextEncoder::forward) gives one row for each sequence instead of each token, because the
