@@ -6,6 +6,7 @@
 
 mod axes;
 mod broadcast;
+mod control;
 mod elementwise;
 mod indexing;
 mod shaping;
@@ -72,7 +73,8 @@ impl Entry {
     }
 }
 
-const FAMILIES: &[&[Entry]] = &[elementwise::OPERATORS, indexing::OPERATORS, shaping::OPERATORS];
+const FAMILIES: &[&[Entry]] =
+    &[control::OPERATORS, elementwise::OPERATORS, indexing::OPERATORS, shaping::OPERATORS];
 
 /// The operator of this name, if it is supported.
 pub(crate) fn find(domain: &str, name: &str) -> Option<&'static Entry> {
