@@ -6,6 +6,7 @@
 
 mod axes;
 mod broadcast;
+mod control;
 mod elementwise;
 pub(crate) mod fused;
 mod indexing;
@@ -89,6 +90,8 @@ const FAMILIES: &[&[Entry]] = &[
     quantized::OPERATORS,
     shaping::OPERATORS,
 ];
+const FAMILIES: &[&[Entry]] =
+    &[control::OPERATORS, elementwise::OPERATORS, indexing::OPERATORS, shaping::OPERATORS];
 
 /// The operator of this name, if it is supported.
 pub(crate) fn find(domain: &str, name: &str) -> Option<&'static Entry> {
