@@ -21,6 +21,7 @@ mod matmul;
 mod max_sim;
 mod pooling;
 mod scratch;
+mod softmax;
 mod splade;
 mod tile;
 
@@ -39,6 +40,7 @@ pub use math::{exp, sigmoid, tanh};
 pub(crate) use matmul::{ProductShape, matmul, matmul_transposed};
 pub use max_sim::{max_sim, max_sim_reference};
 pub use pooling::{mean_pool, mean_pool_reference};
+pub(crate) use softmax::{log_softmax, softmax};
 pub use splade::{splade_max, splade_reference, splade_weights};
 
 use candle_core::{CpuStorage, Layout, Result, bail};

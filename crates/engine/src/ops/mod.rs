@@ -6,7 +6,10 @@
 
 mod broadcast;
 mod elementwise;
+mod matmul;
 mod number;
+mod permute;
+mod reduction;
 
 use std::ops::RangeInclusive;
 
@@ -76,6 +79,11 @@ const FAMILIES: &[&[Entry]] = &[
     elementwise::function::OPERATORS,
     elementwise::logic::OPERATORS,
     elementwise::variadic::OPERATORS,
+    matmul::gemm::OPERATORS,
+    matmul::OPERATORS,
+    reduction::arg::OPERATORS,
+    reduction::reduce::OPERATORS,
+    reduction::softmax::OPERATORS,
 ];
 
 /// The operator of this name, if it is supported.
