@@ -22,6 +22,8 @@ mod strided;
 
 use std::ops::RangeInclusive;
 
+pub(crate) use indexing::sequence::CumSum;
+
 use crate::graph::{Attributes, Operator, Problem, problem};
 
 /// A node as an operator's reader sees it.

@@ -6,6 +6,7 @@ use std::fmt;
 
 use super::{Packer, batch_size, seq_len};
 use crate::graph::{Array, DataType, Dim, Info, Node, Operands, Operator, Problem, ValueId, problem};
+use crate::ops::CumSum;
 use crate::ops::fused::{CumSumSequences, FirstTokens, ReduceSequences, Reduction};
 
 /// How a packed value lies, compared with the padded one.
@@ -146,7 +147,7 @@ pub(super) fn pack_node(packer: &mut Packer, node: &Node) -> Result<(ValueId, La
         "CumSum" => {
             let (x, layout) = packer.packed(input(node, 0)?)?;
             let axis = constant_ints(packer, input(node, 1)?)?;
-            let is_plain = false;
+            let is_plain = node.operator::<CumSum>().is_some_and(|sums| !sums.exclusive && !sums.reverse);
             if layout != TOKENS || !is_plain || !matches!(axis[..], [1]) {
                 return Err("running sums of another kind than along each sequence".to_owned());
             }

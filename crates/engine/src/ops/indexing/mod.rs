@@ -4,7 +4,7 @@ mod gather;
 mod number;
 mod scatter;
 mod select;
-mod sequence;
+pub(super) mod sequence;
 mod top_k;
 
 use super::Entry;
