@@ -20,6 +20,7 @@ mod math;
 mod matmul;
 mod max_sim;
 mod pooling;
+mod rms_norm;
 mod scratch;
 mod softmax;
 mod splade;
@@ -40,6 +41,7 @@ pub use math::{exp, sigmoid, tanh};
 pub(crate) use matmul::{ProductShape, matmul, matmul_transposed};
 pub use max_sim::{max_sim, max_sim_reference};
 pub use pooling::{mean_pool, mean_pool_reference};
+pub(crate) use rms_norm::rms_norm;
 pub(crate) use softmax::{log_softmax, softmax};
 pub use splade::{splade_max, splade_reference, splade_weights};
 

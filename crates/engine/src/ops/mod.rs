@@ -4,9 +4,11 @@
 //! <https://onnx.ai/onnx/operators/>, and of ONNX Runtime's contrib operators,
 //! <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>.
 
+mod attention;
 mod broadcast;
 mod elementwise;
 mod matmul;
+mod normalisation;
 mod number;
 mod permute;
 mod reduction;
@@ -73,6 +75,8 @@ impl Entry {
 }
 
 const FAMILIES: &[&[Entry]] = &[
+    attention::rotary::OPERATORS,
+    attention::sdpa::OPERATORS,
     elementwise::arithmetic::OPERATORS,
     elementwise::cast::OPERATORS,
     elementwise::clip::OPERATORS,
@@ -81,6 +85,9 @@ const FAMILIES: &[&[Entry]] = &[
     elementwise::variadic::OPERATORS,
     matmul::gemm::OPERATORS,
     matmul::OPERATORS,
+    normalisation::axes::OPERATORS,
+    normalisation::channels::OPERATORS,
+    normalisation::rows::OPERATORS,
     reduction::arg::OPERATORS,
     reduction::reduce::OPERATORS,
     reduction::softmax::OPERATORS,
