@@ -66,6 +66,17 @@ impl LayerNormOp<'_> {
         if hidden_size != self.weight.len() || hidden_size != self.bias.len() || hidden_size == 0 {
             bail!("layer_norm: rows of {hidden_size} with a weight of {}", self.weight.len());
         }
+        Ok((CpuStorage::F32(self.normalize_rows(x, residual)), shape.clone()))
+    }
+
+    /// Rows of as many elements as the weight has, at least one.
+    ///
+    /// # Panics
+    ///
+    /// When weight and bias are not of one size, or `x` and `residual`.
+    pub(crate) fn normalize_rows(&self, x: &[f32], residual: Option<&[f32]>) -> Vec<f32> {
+        let hidden_size = self.weight.len();
+        assert!(self.bias.len() == hidden_size && residual.is_none_or(|residual| residual.len() == x.len()));
         let mut y = Vec::with_capacity(x.len());
         let to = &mut y.spare_capacity_mut()[..x.len()];
         share_rows((to, hidden_size), (&mut [(); 0], 0), x.len() / hidden_size, |row, to, _| {
@@ -74,7 +85,11 @@ impl LayerNormOp<'_> {
         });
         // SAFETY: all rows were written.
         unsafe { y.set_len(x.len()) };
+<<<<<<< HEAD
         Ok(y)
+=======
+        y
+>>>>>>> ops-math
     }
 }
 

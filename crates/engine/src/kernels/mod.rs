@@ -23,6 +23,7 @@ mod max_sim;
 mod pooling;
 mod product;
 mod rows;
+mod rms_norm;
 mod scratch;
 mod softmax;
 mod splade;
@@ -46,6 +47,7 @@ pub use max_sim::{max_sim, max_sim_reference};
 pub use pooling::{mean_pool, mean_pool_reference};
 pub(crate) use product::{integer_product, product, transposed};
 pub(crate) use rows::{normalize_rows, rms_normalize_rows, softmax_rows};
+pub(crate) use rms_norm::rms_norm;
 pub(crate) use softmax::{log_softmax, softmax};
 pub use splade::{splade_max, splade_reference, splade_weights};
 

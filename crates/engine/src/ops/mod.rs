@@ -4,6 +4,7 @@
 //! <https://onnx.ai/onnx/operators/>, and of ONNX Runtime's contrib operators,
 //! <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>.
 
+mod attention;
 mod axes;
 mod broadcast;
 mod control;
@@ -13,6 +14,7 @@ mod indexing;
 mod matmul;
 mod matrix;
 mod microsoft;
+mod normalisation;
 mod number;
 mod permute;
 mod quantized;
@@ -84,6 +86,8 @@ impl Entry {
 }
 
 const FAMILIES: &[&[Entry]] = &[
+    attention::rotary::OPERATORS,
+    attention::sdpa::OPERATORS,
     control::OPERATORS,
     elementwise::arithmetic::OPERATORS,
     elementwise::cast::OPERATORS,
@@ -95,6 +99,9 @@ const FAMILIES: &[&[Entry]] = &[
     matmul::OPERATORS,
     matmul::gemm::OPERATORS,
     microsoft::OPERATORS,
+    normalisation::axes::OPERATORS,
+    normalisation::channels::OPERATORS,
+    normalisation::rows::OPERATORS,
     quantized::OPERATORS,
     reduction::arg::OPERATORS,
     reduction::reduce::OPERATORS,

@@ -163,9 +163,22 @@ impl Operator for Reduce {
         });
         // The extremes of nothing are those of the type, to which this rounds.
         let is_of_nothing = len > 0 && input_len == 0 && dtype.is_int() && dtype != wide;
-        let result = if is_of_nothing { cast(result, DataType::F64)? } else { result };
+        let result = if dtype == DataType::Bool {
+            // No element is true, however small the number that stands for none.
+            to_truth(result)?
+        } else if is_of_nothing {
+            cast(result, DataType::F64)?
+        } else {
+            result
+        };
         Ok(vec![cast(result, dtype)?])
     }
+}
+
+/// Truth values from integers: what is not larger than zero is false.
+fn to_truth(result: Array) -> Result<Array, Problem> {
+    let shape = result.shape().to_vec();
+    Array::new(shape, result.values::<i64>()?.iter().map(|value| *value > 0).collect())
 }
 
 /// An array `[outer, len, inner]` of which the middle is reduced.
