@@ -9,6 +9,7 @@ mod elementwise;
 mod matrix;
 mod microsoft;
 mod quantized;
+mod vision;
 
 use std::ops::RangeInclusive;
 
@@ -71,7 +72,8 @@ impl Entry {
     }
 }
 
-const FAMILIES: &[&[Entry]] = &[elementwise::OPERATORS, microsoft::OPERATORS, quantized::OPERATORS];
+const FAMILIES: &[&[Entry]] =
+    &[elementwise::OPERATORS, microsoft::OPERATORS, quantized::OPERATORS, vision::OPERATORS];
 
 /// The operator of this name, if it is supported.
 pub(crate) fn find(domain: &str, name: &str) -> Option<&'static Entry> {
