@@ -21,6 +21,7 @@ mod quantized;
 mod reduction;
 mod shaping;
 mod strided;
+mod vision;
 
 use std::ops::RangeInclusive;
 
@@ -107,6 +108,7 @@ const FAMILIES: &[&[Entry]] = &[
     reduction::reduce::OPERATORS,
     reduction::softmax::OPERATORS,
     shaping::OPERATORS,
+    vision::OPERATORS,
 ];
 
 /// The operator of this name, if it is supported.

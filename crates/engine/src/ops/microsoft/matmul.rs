@@ -90,20 +90,13 @@ impl Operator for FusedMatMul {
         let (Some(a_shape), Some(b_shape)) = (&a.shape, &b.shape) else {
             return Ok(vec![Info::unknown(a.dtype)]);
         };
-        let mut dims = matrix::dims(&self.a.permute(a_shape), &self.b.permute(b_shape))?;
-        if dims.is_empty() {
-            dims.push(1i64.into());
-        }
+        let dims = matrix::dims(&self.a.permute(a_shape), &self.b.permute(b_shape))?;
         Ok(vec![Info::new(a.dtype, dims)])
     }
 
     fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
         let (a, b) = (inputs.get(0)?, inputs.get(1)?);
-        let mut plan = MatrixProduct::new(&self.a.permute(a.shape()), &self.b.permute(b.shape()))?;
-        if plan.shape.is_empty() {
-            // Of two vectors ONNX Runtime makes a vector.
-            plan.shape.push(1);
-        }
+        let plan = MatrixProduct::new(&self.a.permute(a.shape()), &self.b.permute(b.shape()))?;
         let (x, y) = (a.to_floats()?, b.to_floats()?);
         let is_plain = !self.a.matrix && !self.a.batch || a.rank() < 2;
         let x = if is_plain { x } else { self.a.apply(&x, a.shape(), false).into() };

@@ -13,8 +13,9 @@ mod multi_head;
 mod normalization;
 mod rotary;
 
-pub(super) use attention::SelfAttention;
-pub(super) use embedding::{Embeddings, MaskIndex};
+pub(super) use attention::{Context, SelfAttention};
+pub(super) use embedding::{Embeddings, MaskIndex, Table};
+pub(super) use matmul::Activation;
 
 use super::{Entry, NodeReader};
 use crate::graph::{Array, Dim, Info, Problem, problem};
