@@ -7,7 +7,8 @@ use candle_core::{Device, Tensor};
 use candlewick_benches::matrix;
 use candlewick_engine::Precision;
 use candlewick_engine::kernels::{
-    Activation, AttentionShape, LayerNormOp, PackedLinear, attention, mean_pool,
+    Activation, AttentionOptions, AttentionShape, LayerNormOp, PackedLinear, attention, attention_with,
+    mean_pool,
 };
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
@@ -57,9 +58,12 @@ fn self_attention(criterion: &mut Criterion) {
         for length in [16, 128, 512] {
             let (qkv, batch) = (matrix(length, 3 * hidden_size), batch(&[length]));
             group.throughput(Throughput::Elements((4 * length * length * hidden_size) as u64));
-            group.bench_function(format!("{name}, {length} tokens"), |bencher| {
-                bencher.iter(|| attention(&qkv, &batch, shape).expect("the widths agree"));
-            });
+            for precision in [Precision::F32, Precision::Bf16] {
+                let options = AttentionOptions { precision, ..AttentionOptions::default() };
+                group.bench_function(format!("{name} {precision}, {length} tokens"), |bencher| {
+                    bencher.iter(|| attention_with(&qkv, &batch, shape, &options).expect("the widths agree"));
+                });
+            }
         }
     }
     group.finish();

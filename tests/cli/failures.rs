@@ -35,6 +35,7 @@ fn wrong_command_lines() {
     check(&["embed", "--format", "csv", "a"], &["'csv'", "jsonl, npy"]);
     check(&["pull"], &["<ID>"]);
     check(&["models", "--kind", "dance"], &["'dance'"]);
+    check(&["embed", "--model-dir", "d", "--kind", "sparse", "a"], &["only dense models can be run"]);
 }
 
 #[test]
@@ -59,6 +60,19 @@ fn options_that_the_model_refuses() {
     refused.fails(2, &["bert-mean", "max_length 100000"]);
     #[cfg(not(feature = "metal"))]
     run(&mut embed("bert-mean", &["--device", "metal", "a"])).fails(2, &["`metal`", "cargo feature `metal`"]);
+}
+
+#[test]
+fn models_that_nothing_can_run_are_refused_before_any_download() {
+    for (model, missing) in [
+        ("bm25", &["`Qdrant/bm25` cannot be loaded yet", "nothing runs sparse models"][..]),
+        ("Qdrant/clip-ViT-B-32-vision", &["nothing runs image models"]),
+        ("nomic-embed-text-v1.5-Q", &["onnx/model_quantized.onnx needs a loader for ONNX files"]),
+        ("nomic-embed-text-v1.5", &["model.safetensors needs the architecture `nomic_bert`", "ONNX"]),
+    ] {
+        let refused = run(&mut candlewick(["embed", "--model", model, "a"])).fails(1, missing);
+        assert!(!refused.stderr.contains("hub"), "no source was tried: {}", refused.stderr);
+    }
 }
 
 #[test]

@@ -91,6 +91,50 @@ fn pull_prints_folders() {
 }
 
 #[test]
+fn pull_fetches_models_that_cannot_be_loaded_yet() {
+    let hub = HubStandIn::start();
+    let files = ["model.onnx", "model.onnx_data", "config.json", "idf.json"];
+    hub.add_model("owner/graphs", files.map(|file| (file, file)));
+    let folder = tempfile::tempdir().unwrap();
+    let registry = folder.path().join("registry.toml");
+    let row = r#"
+        [[model]]
+        id = "owner/sparse"
+        kind = "sparse"
+        vocab_size = 10
+        licence = "MIT"
+        size = 100_000
+        description = "A model for tests."
+        weights = [
+            { path = "model.safetensors", format = "safetensors" },
+            { path = "model.onnx", format = "onnx", data = ["model.onnx_data"] },
+        ]
+        files = ["config.json", "idf.json"]
+        sources = [
+            { type = "hub", repo = "owner/original", formats = ["safetensors"] },
+            { type = "hub", repo = "owner/graphs", formats = ["onnx"] },
+        ]
+    "#;
+    let pull = |row: &str| {
+        std::fs::write(&registry, row).unwrap();
+        let cache = folder.path().join("cache");
+        let mut command = candlewick(["pull", "owner/sparse", "--registry", text(&registry)]);
+        run(command.args(["--cache-dir", text(&cache)]).env("HF_ENDPOINT", hub.endpoint()))
+    };
+    // The first weights are wanted, and only sources that have them are asked.
+    pull(row).fails(1, &["hub owner/original: "]);
+    assert!(hub.requests().iter().all(|request| request.path.contains("owner/original")));
+
+    let onnx_only = row
+        .replace("{ path = \"model.safetensors\", format = \"safetensors\" },", "")
+        .replace("{ type = \"hub\", repo = \"owner/original\", formats = [\"safetensors\"] },", "");
+    let output = String::from_utf8(pull(&onnx_only).ok()).unwrap();
+    for file in files {
+        assert!(Path::new(output.trim_end()).join(file).is_file(), "{file}");
+    }
+}
+
+#[test]
 fn source_that_does_not_work_is_told_and_passed_over() {
     let (hub, setup) = (hub(), Setup::new(&["owner/gone", "owner/tiny"]));
     let args = ["embed", "--model", "tiny", "hello"];
@@ -146,12 +190,27 @@ fn unknown_key_in_a_registry_is_an_error() {
 fn models_are_listed() {
     let table = String::from_utf8(run(&mut candlewick(["models"])).ok()).unwrap();
     assert!(
-        table.contains("\nsentence-transformers/all-MiniLM-L6-v2\n    384     256    91 MB  Apache-2.0 "),
+        table.contains(
+            "\nsentence-transformers/all-MiniLM-L6-v2  dense\n    384     256    91 MB  Apache-2.0 "
+        ),
         "{table}"
     );
+    assert!(
+        table.contains("\nQdrant/bm25  sparse, not yet\n      -       -    10 MB  Apache-2.0 "),
+        "{table}"
+    );
+    assert!(table.contains("\nnot yet: `candlewick pull` fetches the files"), "{table}");
     assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
-    let dense = run(&mut candlewick(["models", "--kind", "dense"])).ok();
-    assert_eq!(String::from_utf8(dense).unwrap(), table);
+    let mut listed = 0;
+    for kind in ["dense", "sparse", "late-interaction", "image", "multimodal", "cross-encoder"] {
+        let json = run(&mut candlewick(["models", "--json", "--kind", kind])).ok();
+        let json: Value = serde_json::from_slice(&json).unwrap();
+        let rows = json.as_array().unwrap();
+        assert!(!rows.is_empty() && rows.iter().all(|row| row["kind"] == kind), "{kind}");
+        assert!(rows.iter().all(|row| table.contains(&format!("\n{}  ", row["id"].as_str().unwrap()))));
+        listed += rows.len();
+    }
+    assert_eq!(listed, table.lines().filter(|line| !line.starts_with(' ') && line.contains('/')).count());
 }
 
 #[test]
@@ -162,6 +221,11 @@ fn models_are_listed_as_json() {
     assert_eq!((&first["dim"], &first["max_length"]), (&384.into(), &256.into()));
     assert_eq!((&first["kind"], &first["pooling"]), (&"dense".into(), &"mean".into()));
     assert_eq!(first["sources"][1]["type"], "wheel");
+    assert_eq!((&first["state"], &first["missing"]), (&"loadable".into(), &Value::Null));
+    let rows = json.as_array().unwrap();
+    let rerank = rows.iter().find(|row| row["id"] == "BAAI/bge-reranker-base").unwrap();
+    assert_eq!(rerank["state"], "not-yet");
+    assert_eq!(rerank["missing"], serde_json::json!(["nothing runs cross-encoder models"]));
 
     let setup = Setup::new(&["owner/tiny"]);
     let own = run(&mut candlewick(["models", "--json", "--registry", &setup.registry])).ok();

@@ -2,9 +2,11 @@
 
 pub mod check;
 pub mod compare;
+pub mod conformance;
 pub mod corpus;
 pub mod fixtures;
 pub mod instructions;
+pub mod models;
 pub mod python;
 pub mod roofline;
 pub mod verify;

@@ -17,12 +17,16 @@ enum Chore {
     Verify(xtask::verify::Options),
     /// Make the fixtures anew with the original implementations in Python.
     Fixtures(xtask::fixtures::Options),
+    /// Run ONNX's official test cases of every operator, and compare with the committed list.
+    Conformance(xtask::conformance::Options),
     /// Measure speed, memory and agreement against other libraries, side by side.
     Compare(xtask::compare::Options),
     /// Measure this machine's peak, and the share of it that the encoder uses.
     Roofline(xtask::roofline::Options),
     /// Count the instructions of fixed work by callgrind, and compare with the committed counts.
     Instructions(xtask::instructions::Options),
+    /// Write the README's table of models anew.
+    Models,
     /// Format, lint, document: what CI checks beside the tests.
     Check,
 }
@@ -31,9 +35,11 @@ fn main() -> Result<()> {
     match Arguments::parse().chore {
         Chore::Verify(options) => xtask::verify::main(&options),
         Chore::Fixtures(options) => xtask::fixtures::main(&options),
+        Chore::Conformance(options) => xtask::conformance::main(&options),
         Chore::Compare(options) => xtask::compare::main(&options),
         Chore::Roofline(options) => xtask::roofline::main(&options),
         Chore::Instructions(options) => xtask::instructions::main(&options),
+        Chore::Models => xtask::models::main(),
         Chore::Check => xtask::check::main(),
     }
 }

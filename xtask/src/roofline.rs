@@ -161,12 +161,16 @@ fn measure_shape(
     done: &mut impl FnMut(JobRow) -> Result<()>,
 ) -> Result<()> {
     let peak = |precision| peak::fastest(precision).context("this processor's peak is not known");
+    let attention_precision = match precision {
+        Precision::Bf16 | Precision::Int8 => Precision::Bf16,
+        _ => Precision::F32,
+    };
     let model = shape.load(LoadOptions::new().threads(1).precision(precision))?;
     let bench = Bench {
         shape,
         precision,
         linear_peak: peak(precision)?,
-        attention_peak: peak(Precision::F32)?,
+        attention_peak: peak(attention_precision)?,
         encoder: model.encoder()?,
         layers: Layers::new(shape, precision)?,
     };

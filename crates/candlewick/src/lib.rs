@@ -24,14 +24,15 @@ mod text_embedding;
 pub use candlewick_engine::{DeviceChoice, Error as EngineError, Pooling, Precision, ThreadPool};
 pub use candlewick_models::source::{Progress, ProgressFn};
 pub use candlewick_models::{
-    Attempt, Embedding, Error, Kind, LoadOptions, ModelSpec, Prompts, ReferenceFigures, Registry, Result,
-    SourceSpec, WeightsFile, WeightsFormat,
+    Attempt, Embedding, Error, Kind, LoadOptions, Missing, ModelSpec, OnnxDialect, Prompts, ReferenceFigures,
+    ReferenceImage, Registry, Result, SourceSpec, State, WeightsFormat, WeightsSpec,
 };
 pub use text_embedding::{EmbedIter, TextEmbedding};
 
 use std::path::PathBuf;
 
-/// Fetches a registry model's files, unless they are cached, and returns the folder that holds them.
+/// Fetches a registry model's files, unless they are cached, and returns the folder that holds them. The model
+/// may be of any kind, also of one that cannot be loaded yet.
 ///
 /// # Errors
 ///

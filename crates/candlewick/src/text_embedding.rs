@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candlewick_models::{
-    DenseModel, Embedding, LoadOptions, ModelSpec, Registry, Result, TextRole, WINDOW_BYTES, WINDOW_TEXTS,
+    DenseModel, Embedding, Kind, LoadOptions, ModelSpec, Registry, Result, State, TextRole, WINDOW_BYTES,
+    WINDOW_TEXTS,
 };
 
 /// A model that turns texts into vectors.
@@ -33,7 +34,8 @@ impl TextEmbedding {
     ///
     /// # Errors
     ///
-    /// When the id is unknown, the files cannot be had, or something in them is broken or not supported.
+    /// When the id is unknown, or of a model that cannot be loaded yet; when the files cannot be had, or
+    /// something in them is broken or not supported.
     pub fn load(id: &str) -> Result<Self> {
         Self::load_with(id, LoadOptions::default())
     }
@@ -75,16 +77,17 @@ impl TextEmbedding {
         Ok(Self { model: Arc::new(DenseModel::from_folder(folder.as_ref(), options)?) })
     }
 
-    /// The models that can be loaded by id.
+    /// The models of the built-in registry that can be loaded by id, in its order.
     ///
     /// ```
     /// use candlewick::TextEmbedding;
     ///
     /// let models = TextEmbedding::supported_models();
-    /// assert!(models.iter().any(|model| model.id == "BAAI/bge-small-en-v1.5" && model.dim == 384));
+    /// assert!(models.iter().any(|model| model.id == "BAAI/bge-small-en-v1.5" && model.dim == Some(384)));
     /// ```
-    pub fn supported_models() -> &'static [ModelSpec] {
-        Registry::built_in().models()
+    pub fn supported_models() -> Vec<&'static ModelSpec> {
+        let is_supported = |model: &&ModelSpec| model.kind == Kind::Dense && model.state() == State::Loadable;
+        Registry::built_in().models().iter().filter(is_supported).collect()
     }
 
     /// One embedding per text, in input order. No text gets a prompt. An empty slice gives an empty result,

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
-use candlewick::{Embedding, Error, LoadOptions, TextEmbedding};
+use candlewick::{Embedding, Error, Kind, LoadOptions, TextEmbedding};
 
 use crate::args::{ComputeArgs, EmbedArgs, ModelArgs, OutputFormat};
 use crate::input::{Input, Item};
@@ -14,6 +14,9 @@ use crate::writer::Writer;
 use crate::{Usage, fetch};
 
 pub(crate) fn run(mut args: EmbedArgs) -> Result<()> {
+    if args.model.kind.map(Kind::from).is_some_and(|kind| kind != Kind::Dense) {
+        return Err(Usage::new("--kind: only dense models can be run so far"));
+    }
     // What can go wrong quickly comes before what takes long: a mistyped file name before a download.
     let input = Input::open(std::mem::take(&mut args.text), &args.io)?;
     let format = output_format(args.io.format, args.io.output.as_deref());
@@ -59,7 +62,7 @@ fn load(args: &EmbedArgs) -> candlewick::Result<TextEmbedding> {
         return TextEmbedding::from_folder_with(folder, options);
     }
     let registry = fetch::registry(args.fetch.registry.as_deref())?;
-    let sources = registry.get(model)?.sources.len();
+    let sources = registry.get_preferring(Kind::Dense, model)?.chosen_sources().count();
     let options = fetch::options(&args.fetch, registry, sources);
     TextEmbedding::load_with(model, computation(options, &args.model, &args.compute))
 }
@@ -70,6 +73,7 @@ fn computation(mut options: LoadOptions, model: &ModelArgs, compute: &ComputeArg
     options.normalize = model.normalize;
     options.max_length = model.max_length.map(Into::into);
     options.dim = model.dim.map(Into::into);
+    options.output.clone_from(&model.output_name);
     options.batch_tokens = batch_tokens.map(Into::into);
     options.threads = threads.map(Into::into);
     options.device(*device).precision(*precision)

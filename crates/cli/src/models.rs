@@ -3,7 +3,8 @@
 use std::io::IsTerminal;
 
 use anyhow::Result;
-use candlewick::{Kind, ModelSpec};
+use candlewick::{Kind, ModelSpec, State};
+use serde::Serialize;
 
 use crate::args::{KindArg, ModelsArgs};
 use crate::fetch;
@@ -15,12 +16,28 @@ const DEFAULT_WIDTH: usize = 100;
 /// Descriptions get this much even where that is more than the terminal has.
 const MIN_DESCRIPTION_WIDTH: usize = 30;
 
+const NOT_YET: &str = "not yet: `candlewick pull` fetches the files, but nothing runs them in this version.";
+
+/// A row as JSON: what models.toml says, and what this version can do with it.
+#[derive(Serialize)]
+struct Listed<'a> {
+    #[serde(flatten)]
+    spec: &'a ModelSpec,
+    #[serde(flatten)]
+    state: State,
+}
+
 pub(crate) fn run(args: &ModelsArgs) -> Result<()> {
     let registry = fetch::registry(args.registry.as_deref())?;
     let wanted = |spec: &&ModelSpec| args.kind.is_none_or(|kind| spec.kind == Kind::from(kind));
     let models: Vec<&ModelSpec> = registry.models().iter().filter(wanted).collect();
-    let text =
-        if args.json { serde_json::to_string_pretty(&models)? + "\n" } else { table(&models, table_width()) };
+    let text = match args.json {
+        true => {
+            let listed = models.iter().map(|spec| Listed { spec, state: spec.state() });
+            serde_json::to_string_pretty(&listed.collect::<Vec<_>>())? + "\n"
+        }
+        false => table(&models, table_width()),
+    };
     to_stdout(|out| out.write_all(text.as_bytes()))?;
     Ok(())
 }
@@ -29,6 +46,11 @@ impl From<KindArg> for Kind {
     fn from(kind: KindArg) -> Kind {
         match kind {
             KindArg::Dense => Kind::Dense,
+            KindArg::Sparse => Kind::Sparse,
+            KindArg::LateInteraction => Kind::LateInteraction,
+            KindArg::Image => Kind::Image,
+            KindArg::Multimodal => Kind::Multimodal,
+            KindArg::CrossEncoder => Kind::CrossEncoder,
         }
     }
 }
@@ -48,13 +70,20 @@ fn table(models: &[&ModelSpec], width: usize) -> String {
     };
     let head = facts("DIM", "TOKENS", "SIZE", "LICENCE");
     let indent = head.len();
-    let mut table = format!("MODEL\n{head}DESCRIPTION\n");
+    let mut table = format!("MODEL  KIND\n{head}DESCRIPTION\n");
+    let mut all_loadable = true;
     for spec in models {
-        let size = rounded(spec.size);
-        let facts = facts(&spec.dim.to_string(), &spec.max_length.to_string(), &size, &spec.licence);
+        let number = |fact: Option<usize>| fact.map_or_else(|| "-".to_owned(), |fact| fact.to_string());
+        let facts = facts(&number(spec.dim), &number(spec.max_length), &rounded(spec.size), &spec.licence);
+        let is_loadable = spec.state() == State::Loadable;
+        all_loadable &= is_loadable;
+        let state = if is_loadable { "" } else { ", not yet" };
         let description = wrap(&spec.description, width.saturating_sub(indent).max(MIN_DESCRIPTION_WIDTH));
         let description = description.join(&format!("\n{:indent$}", ""));
-        table.push_str(&format!("{}\n{facts}{description}\n", spec.id));
+        table.push_str(&format!("{}  {}{state}\n{facts}{description}\n", spec.id, spec.kind));
+    }
+    if !all_loadable {
+        table.push_str(&format!("\n{}\n", wrap(NOT_YET, width).join("\n")));
     }
     table
 }

@@ -11,7 +11,7 @@ pub(crate) fn run(args: &PullArgs) -> Result<()> {
     // A name that is wrong is noticed before anything is downloaded.
     let specs = args.ids.iter().map(|id| registry.get(id)).collect::<candlewick::Result<Vec<_>>>()?;
     for spec in specs {
-        let options = fetch::options(&args.fetch, registry.clone(), spec.sources.len());
+        let options = fetch::options(&args.fetch, registry.clone(), spec.chosen_sources().count());
         let folder = candlewick::pull(&spec.id, &options)?;
         to_stdout(|out| {
             out.write_all(folder.as_os_str().as_encoded_bytes())?;

@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use crate::{Error, Result};
 
-/// How linear layers hold their weights. Everything else, attention and the residual stream among it, is f32.
+/// How linear layers hold their weights, and how exact the products inside attention are. Everything else,
+/// the softmax and the residual stream among it, is f32.
 ///
 /// Whatever the choice, a text's embedding depends on that text alone, down to the bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -15,13 +16,14 @@ pub enum Precision {
     #[default]
     F32,
     /// bfloat16, 2 bytes a weight, summed in f32. On a CPU with AVX512-BF16, and on GPUs, the layers' inputs
-    /// are rounded to bfloat16 too, for twice the speed.
+    /// are rounded to bfloat16 too, for twice the speed; on that CPU so is what attention multiplies.
     Bf16,
     /// Half precision, 2 bytes a weight, summed in f32. On CPUs it saves memory, not arithmetic. A weight
     /// beyond 65504 is an error at load.
     F16,
     /// 1 byte a weight, with one scale for each output; inputs are quantized to 8 bits with a scale and a zero
-    /// point of their own for each token, and products are summed in i32. CPU only.
+    /// point of their own for each token, and products are summed in i32. Attention is as in
+    /// [`Bf16`](Precision::Bf16). CPU only.
     Int8,
 }
 

@@ -9,10 +9,10 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use candlewick_engine::{TextEncoder, ThreadPool};
 
-use crate::arch;
+use crate::backbone::Backbone;
 use crate::checkpoint::{Checkpoint, Network, engine_error};
 use crate::folder::FolderConfig;
-use crate::registry::{ModelSpec, Prompts, Registry};
+use crate::registry::{Kind, ModelSpec, Prompts, Registry, State};
 use crate::text::{Pipeline, TextTokenizer};
 use crate::{Error, LoadOptions, Result, source};
 
@@ -48,9 +48,14 @@ impl DenseModel {
     ///
     /// # Errors
     ///
-    /// When the id is unknown, the files cannot be had, or they are not what the registry says.
+    /// When the id is unknown, or of a model that cannot be loaded yet; when the files cannot be had, or they
+    /// are not what the registry says.
     pub fn load(id: &str, options: LoadOptions) -> Result<Self> {
-        let spec = options.registry.as_deref().unwrap_or(Registry::built_in()).get(id)?.clone();
+        let registry = options.registry.as_deref().unwrap_or(Registry::built_in());
+        let spec = registry.get_preferring(Kind::Dense, id)?.clone();
+        if let State::NotYet { missing } = spec.state() {
+            return Err(Error::NotLoadable { model: spec.id, missing });
+        }
         let folder = source::resolve(&spec, &options.source_options())?;
         Self::open(&folder, Some(spec), options)
     }
@@ -68,24 +73,25 @@ impl DenseModel {
         let name = spec.as_ref().map_or_else(|| folder.display().to_string(), |spec| spec.id.clone());
         let engine_error = |source| engine_error(&name, source);
         let folder_config = FolderConfig::read(folder)?;
-        let config_path = folder.join("config.json");
-        let config = arch::read_config(&config_path)?;
-        let full_dim = check_projections(folder, &folder_config, config.hidden_size())?;
+        let backbone = Backbone::read(&name, folder, spec.as_ref(), &options)?;
+        check_pooling(&name, &backbone, &options)?;
+        let full_dim = check_projections(folder, &folder_config, backbone.hidden_size())?;
         if let Some(spec) = &spec {
-            check_row(spec, &config_path, config.architecture(), full_dim)?;
+            check_row(spec, &backbone.file(folder), backbone.architecture(), full_dim)?;
         }
         let dim = check_dim(&name, options.dim, full_dim)?;
-        let stated = folder_config.max_length.or(spec.as_ref().map(|spec| spec.max_length));
-        let max_length = effective_max_length(&name, options.max_length, stated, config.max_positions())?;
+        let stated = folder_config.max_length.or(spec.as_ref().and_then(|spec| spec.max_length));
+        let max_length = effective_max_length(&name, options.max_length, stated, backbone.max_positions())?;
         candlewick_engine::runtime::keep_freed_memory();
         let device = options.device.open().map_err(engine_error)?;
+        check_device(&name, &backbone, &device)?;
         let pool = match &options.thread_pool {
             Some(pool) => pool.clone(),
             None => ThreadPool::new(options.threads).map_err(engine_error)?,
         };
         let prompts = spec.as_ref().map_or(&folder_config.prompts, |spec| &spec.prompts).clone();
         let folder = folder.to_owned();
-        let checkpoint = Checkpoint { name, folder, config, folder_config, spec, options, device };
+        let checkpoint = Checkpoint { name, folder, backbone, folder_config, spec, options, device };
 
         let read_network = || {
             let weights = checkpoint.weights_files()?;
@@ -223,14 +229,44 @@ fn check_projections(folder: &Path, config: &FolderConfig, hidden_size: usize) -
     Ok(width)
 }
 
-fn check_row(spec: &ModelSpec, config_path: &Path, architecture: &str, dim: usize) -> Result<()> {
+/// A graph that pools has nothing left to pool.
+fn check_pooling(name: &str, backbone: &Backbone, options: &LoadOptions) -> Result<()> {
+    match options.pooling {
+        Some(pooling) if backbone.is_pooled() => Err(Error::InvalidOption {
+            model: name.to_owned(),
+            option: "pooling",
+            requested: pooling.to_string(),
+            problem: "the graph gives one vector for each text already".to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn check_device(name: &str, backbone: &Backbone, device: &candle_core::Device) -> Result<()> {
+    match backbone {
+        Backbone::Imported { .. } if !device.is_cpu() => Err(Error::InvalidOption {
+            model: name.to_owned(),
+            option: "device",
+            requested: format!("{:?}", device.location()),
+            problem: "ONNX files run on the CPU only; safetensors run on this device".to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn check_row(spec: &ModelSpec, file: &Path, architecture: Option<&str>, dim: usize) -> Result<()> {
+    let architecture = architecture.map(str::to_owned);
     let facts = [
-        ("architecture", spec.architecture.clone(), architecture.to_owned()),
-        ("dim", spec.dim.to_string(), dim.to_string()),
+        (
+            "architecture",
+            spec.architecture.clone().filter(|_| architecture.is_some()),
+            architecture.unwrap_or_default(),
+        ),
+        ("dim", spec.dim.map(|dim| dim.to_string()), dim.to_string()),
     ];
     for (key, expected, found) in facts {
-        if expected != found {
-            let (model, path) = (spec.id.clone(), config_path.to_owned());
+        if let Some(expected) = expected.filter(|expected| *expected != found) {
+            let (model, path) = (spec.id.clone(), file.to_owned());
             return Err(Error::RegistryMismatch { model, path, key, expected, found });
         }
     }
@@ -270,17 +306,15 @@ fn effective_max_length(
 }
 
 fn read_tokenizer(checkpoint: &Checkpoint, max_length: usize) -> Result<TextTokenizer> {
-    let Checkpoint { name, folder, config, folder_config, .. } = checkpoint;
+    let Checkpoint { name, folder, backbone, folder_config, .. } = checkpoint;
     let tokenizer = TextTokenizer::load(folder, folder_config, max_length)?;
-    if tokenizer.vocab_size() > config.vocab_size() {
+    if let Some(vocab_size) = backbone.vocab_size()
+        && tokenizer.vocab_size() > vocab_size
+    {
         return Err(Error::UnsupportedConfig {
             path: folder.join("tokenizer.json"),
             key: "vocab".into(),
-            problem: format!(
-                "{} tokens, but the encoder knows only {}",
-                tokenizer.vocab_size(),
-                config.vocab_size()
-            ),
+            problem: format!("{} tokens, but the encoder knows only {vocab_size}", tokenizer.vocab_size()),
         });
     }
     if tokenizer.max_length() <= tokenizer.special_tokens() {

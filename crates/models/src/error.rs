@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use crate::registry::Missing;
+
 /// A result whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -35,6 +37,14 @@ pub enum Error {
         model: String,
         /// What is wrong with it.
         problem: String,
+    },
+    /// The registry knows the model, but nothing in this version can run it. Nothing was fetched.
+    #[error("model `{model}` cannot be loaded yet: {}", list_missing(.missing))]
+    NotLoadable {
+        /// The model's id.
+        model: String,
+        /// Everything that stands in the way.
+        missing: Vec<Missing>,
     },
     /// The folder that should hold a model is not there.
     #[error("no such model folder: {}", path.display())]
@@ -218,6 +228,10 @@ fn did_you_mean(nearest: &Option<String>) -> String {
         Some(nearest) => format!("; did you mean `{nearest}`?"),
         None => String::new(),
     }
+}
+
+fn list_missing(missing: &[Missing]) -> String {
+    missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn list_attempts(attempts: &[Attempt]) -> String {

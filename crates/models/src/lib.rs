@@ -1,7 +1,7 @@
 //! The model zoo of candlewick: what models exist, where their files come from, how they are loaded and run.
 //!
-//! A [`ModelSpec`] is a row of the [`Registry`], which is models.toml. [`source::resolve`] turns it into a
-//! folder of files. [`DenseModel`] loads such a folder, or any other that sentence-transformers would load:
+//! A [`ModelSpec`] is a row of the [`Registry`], which is models.toml; its [`State`] says whether it can be
+//! loaded. [`source::resolve`] turns it into a folder of files. [`DenseModel`] loads such a folder, or any other that sentence-transformers would load:
 //! its tokenizer, its encoder (`arch`, one file per architecture) and its head (`head`), with
 //! [`LoadOptions`] overriding what the folder says. Most users want the facade crate `candlewick` instead.
 //!
@@ -9,13 +9,14 @@
 //! use candlewick_models::Registry;
 //!
 //! let spec = Registry::built_in().get("all-MiniLM-L6-v2")?;
-//! assert_eq!((spec.dim, spec.max_length), (384, 256));
+//! assert_eq!((spec.dim, spec.max_length), (Some(384), Some(256)));
 //! # Ok::<(), candlewick_models::Error>(())
 //! ```
 
 #![deny(missing_docs)]
 
 mod arch;
+mod backbone;
 mod checkpoint;
 mod dense;
 mod error;
@@ -31,6 +32,7 @@ pub use dense::{DenseModel, Embedding, TextRole};
 pub use error::{Attempt, Error, Result};
 pub use options::LoadOptions;
 pub use registry::{
-    Kind, ModelSpec, Prompts, ReferenceFigures, Registry, SourceSpec, WeightsFile, WeightsFormat,
+    Kind, Missing, ModelSpec, OnnxDialect, Prompts, ReferenceFigures, ReferenceImage, Registry, SourceSpec,
+    State, WeightsFormat, WeightsSpec,
 };
 pub use text::{WINDOW_BYTES, WINDOW_TEXTS};

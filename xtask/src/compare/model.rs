@@ -82,7 +82,8 @@ impl Model {
             Source::Registry(id) => {
                 let spec = Registry::built_in().get(id)?;
                 let path = candlewick::pull(id, &LoadOptions::new())?;
-                (Some(*id), path, spec.pooling.to_string(), spec.normalize)
+                let pooling = spec.pooling.with_context(|| format!("the row of {id} states no pooling"))?;
+                (Some(*id), path, pooling.to_string(), spec.normalize.unwrap_or(false))
             }
             Source::Random { model_type, config, pooling, max_length } => {
                 let path = work.join("model");

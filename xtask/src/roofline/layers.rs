@@ -8,12 +8,14 @@ use std::time::Instant;
 use anyhow::{Result, anyhow};
 use candle_core::{Device, Tensor};
 use candlewick_engine::Precision;
-use candlewick_engine::kernels::{AttentionShape, LayerNormOp, PackedLinear, attention, gelu_erf};
+use candlewick_engine::kernels::{
+    AttentionOptions, AttentionShape, LayerNormOp, PackedLinear, attention_with, gelu_erf,
+};
 
 use crate::workload::{self, ModelShape};
 
-/// Multiplications and additions of matrix products, or how many of them can be done in a second. Linear layers
-/// have a precision; attention is always f32.
+/// Multiplications and additions of matrix products, or how many of them can be done in a second. Those of linear
+/// layers and of attention may be of different precision.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Operations {
     pub(super) linear: f64,
@@ -70,6 +72,7 @@ impl Kind {
 /// The layers of a shape, with random weights.
 pub(super) struct Layers {
     shape: ModelShape,
+    precision: Precision,
     /// Four for each layer.
     linears: Vec<PackedLinear>,
     norm_weight: Vec<f32>,
@@ -89,6 +92,7 @@ impl Layers {
         }
         Ok(Self {
             shape: *shape,
+            precision,
             linears,
             norm_weight: vec![1.0; shape.hidden_size],
             norm_bias: vec![0.0; shape.hidden_size],
@@ -130,7 +134,9 @@ impl Layers {
                 let shape =
                     AttentionShape { num_heads: heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt() };
                 let (qkv, batch) = (matrix(rows, 3 * hidden_size)?, workload::batch(lengths));
-                fastest(|| (0..layers).try_for_each(|_| Ok(attention(&qkv, &batch, shape).map(drop)?)))
+                let options = AttentionOptions { precision: self.precision, ..AttentionOptions::default() };
+                let attention = |_| Ok(attention_with(&qkv, &batch, shape, &options).map(drop)?);
+                fastest(|| (0..layers).try_for_each(attention))
             }
             Kind::Gelu => {
                 // 0 is what GELU leaves as it is: anything else becomes too small to be normal, and slow, when

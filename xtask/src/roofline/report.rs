@@ -102,10 +102,10 @@ pub(super) fn legend(out: &mut impl Write) -> io::Result<()> {
         out,
         "\nGop: 2 m n k of every linear layer and 4 len^2 hidden_size of every layer's attention, in 10^9; there is \
          no padding.\nPeak: what the fastest instructions for linear layers of this precision and for attention, \
-         which is f32, do on as many\nthreads, measured right before and after each round of a job. of peak: median \
-         of the rounds; range: smallest and largest.\nTimes are without what the measuring thread waited while other \
-         programs had its processor, where Linux tells.\nLayers are timed apart from the job, so their times need not \
-         add up; rest is what they leave: embeddings, allocation,\nand that error."
+         which is bf16 in bf16 and int8, else f32, do on\nas many threads, measured right before and after each round \
+         of a job. of peak: median of the rounds; range: smallest and\nlargest. Times are without what the measuring \
+         thread waited while other programs had its processor, where\nLinux tells. Layers are timed apart from the \
+         job, so their times need not add up; rest is what they leave: embeddings,\nallocation, and that error."
     )
 }
 

@@ -34,6 +34,8 @@ pub struct Reference {
 pub struct Provenance {
     /// The fixture's name, or the registry's.
     pub model: String,
+    /// The sha256 of a real model's weights.
+    pub weights_sha256: Option<String>,
     /// The stored weights' element type.
     pub dtype: String,
     /// What the original pooled with.
@@ -93,7 +95,7 @@ impl Reference {
 }
 
 /// Reads every fixture below a folder, by name.
-pub(super) fn read_all(fixtures: &Path) -> Result<Vec<Reference>> {
+pub(crate) fn read_all(fixtures: &Path) -> Result<Vec<Reference>> {
     let entries =
         std::fs::read_dir(fixtures).with_context(|| format!("could not read {}", fixtures.display()))?;
     let mut folders = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;

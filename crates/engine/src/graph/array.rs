@@ -15,6 +15,9 @@ use super::Problem;
 /// memory.
 const MAX_BYTES: usize = 1 << 32;
 
+/// Dimensions that one value may have; real models have at most eight or so.
+const MAX_RANK: usize = 64;
+
 /// A type of elements.
 pub trait Element: Clone + Default + PartialEq + fmt::Debug + Send + Sync + 'static {
     /// Its name.
@@ -61,6 +64,10 @@ macro_rules! types {
 
             fn len(&self) -> usize {
                 match self { $(Self::$variant(values) => values.len(),)* }
+            }
+
+            fn is_shared(&self) -> bool {
+                match self { $(Self::$variant(values) => Arc::strong_count(values) > 1,)* }
             }
         }
 
@@ -169,6 +176,20 @@ impl Array {
         Self::new(shape, values)
     }
 
+    /// An array of these little-endian elements.
+    ///
+    /// # Errors
+    ///
+    /// When there are not as many bytes as type and shape say, or the type has no fixed size.
+    pub fn from_le_bytes(
+        dtype: DataType,
+        shape: impl Into<Vec<usize>>,
+        bytes: Vec<u8>,
+    ) -> Result<Self, Problem> {
+        let raw = super::RawTensor::new(dtype, shape.into(), bytes.into())?;
+        Ok(super::Constant::Raw(raw).array())
+    }
+
     /// The sizes of the dimensions.
     pub fn shape(&self) -> &[usize] {
         &self.shape
@@ -192,6 +213,11 @@ impl Array {
     /// The type of the elements.
     pub fn dtype(&self) -> DataType {
         self.data.dtype()
+    }
+
+    /// Whether somebody else holds the elements, so that they cannot be written to.
+    pub fn is_shared(&self) -> bool {
+        self.data.is_shared()
     }
 
     /// The elements in row-major order.
@@ -314,6 +340,18 @@ impl fmt::Debug for Array {
         }
         Ok(())
     }
+}
+
+/// Checks a number of dimensions: what is known about them is kept for every value.
+///
+/// # Errors
+///
+/// When it is too large.
+pub(crate) fn check_rank(rank: usize) -> Result<(), Problem> {
+    if rank > MAX_RANK {
+        return Err(Problem::new(format!("{rank} dimensions are more than {MAX_RANK}")));
+    }
+    Ok(())
 }
 
 /// The number of elements of a shape.

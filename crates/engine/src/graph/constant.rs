@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::array::{DataType, Element, element_count, for_type};
-use super::{Array, Problem};
+use super::{Array, Info, Problem};
 
 /// A constant, decoded only when it is needed: most weights are read once, into the layout that a kernel wants.
 #[derive(Clone, Debug)]
@@ -75,6 +75,15 @@ impl Constant {
     /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// What is known about the value before the graph runs.
+    pub(crate) fn info(&self) -> Info {
+        match self {
+            Self::Array(array) => Info::constant(array),
+            Self::Raw(_) if self.len() <= Info::MAX_KNOWN_ELEMENTS => Info::constant(&self.array()),
+            Self::Raw(raw) => Info::new(raw.dtype, raw.shape.iter().map(|&size| size.into()).collect()),
+        }
     }
 
     /// The value.

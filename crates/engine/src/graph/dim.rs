@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Array, DataType};
 
+/// Symbols of one product: a file that squares a size forty times would otherwise have 2^40 of them.
+const MAX_SYMBOLS: usize = 16;
+
 /// What symbols of numbers that may be negative begin with.
 const SIGNED: char = '±';
 
@@ -45,6 +48,14 @@ impl Dim {
     pub fn limited(&self, limit: i64) -> Self {
         match self.known() {
             Some(size) => size.min(limit).into(),
+            // A limit of a product of limits...: its text would grow without one.
+            None if self.symbols.iter().any(|symbol| symbol.starts_with("min(")) => {
+                if self.is_size() {
+                    Self::unknown()
+                } else {
+                    Self::unknown_int()
+                }
+            }
             None => Self::symbol(&format!("min({limit},{self})")),
         }
     }
@@ -77,6 +88,16 @@ impl Dim {
         self.known() == Some(value)
     }
 
+    /// Whether it certainly is not `other`: both are known, or one is negative and the other a size.
+    pub fn is_never(&self, other: &Self) -> bool {
+        let is_size = |dim: &Self| dim.factor > 0 && dim.is_size();
+        let is_negative = |dim: &Self| dim.known().is_some_and(|number| number < 0);
+        match (self.known(), other.known()) {
+            (Some(a), Some(b)) => a != b,
+            _ => (is_size(self) && is_negative(other)) || (is_negative(self) && is_size(other)),
+        }
+    }
+
     /// `self * other`.
     pub fn times(&self, other: &Self) -> Self {
         let Some(factor) = self.factor.checked_mul(other.factor) else {
@@ -85,6 +106,9 @@ impl Dim {
         if factor == 0 {
             return 0i64.into();
         }
+        if self.symbols.len() + other.symbols.len() > MAX_SYMBOLS {
+            return if self.is_size() && other.is_size() { Self::unknown() } else { Self::unknown_int() };
+        }
         let mut symbols = [self.symbols.as_slice(), &other.symbols].concat();
         symbols.sort();
         Self { factor, symbols }
@@ -92,7 +116,7 @@ impl Dim {
 
     /// `self / other`, where it is certain to leave no remainder.
     pub fn divided_by(&self, other: &Self) -> Option<Self> {
-        if other.factor == 0 || self.factor % other.factor != 0 {
+        if self.factor.checked_rem(other.factor)? != 0 {
             return None;
         }
         let mut symbols = self.symbols.clone();
@@ -162,9 +186,6 @@ pub fn product<'a>(dims: impl IntoIterator<Item = &'a Dim>) -> Dim {
     dims.into_iter().fold(Dim::from(1i64), |product, dim| product.times(dim))
 }
 
-/// Constants with more elements are weights: no shape depends on them.
-const MAX_KNOWN_ELEMENTS: usize = 1024;
-
 /// What is known about a value before a graph runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Info {
@@ -179,6 +200,9 @@ pub struct Info {
 }
 
 impl Info {
+    /// Constants with more elements are weights: no shape depends on them.
+    pub(crate) const MAX_KNOWN_ELEMENTS: usize = 1024;
+
     /// A value of this type and shape.
     pub fn new(dtype: DataType, shape: Vec<Dim>) -> Self {
         Self { dtype, shape: Some(shape), ints: None, constant: None }
@@ -202,7 +226,7 @@ impl Info {
     /// A constant.
     pub fn constant(array: &Array) -> Self {
         let shape = array.shape().iter().map(|&size| size.into()).collect();
-        if array.len() > MAX_KNOWN_ELEMENTS {
+        if array.len() > Self::MAX_KNOWN_ELEMENTS {
             return Self::new(array.dtype(), shape);
         }
         let ints = if array.rank() <= 1 { array.to_ints().ok() } else { None };
@@ -232,9 +256,14 @@ mod tests {
         assert_ne!(batch, seq);
         assert_eq!(batch.times(&384i64.into()).divided_by(&batch), Some(384i64.into()));
         assert_eq!(batch.divided_by(&seq), None);
+        assert_eq!(Dim::from(i64::MIN).divided_by(&(-1i64).into()), None);
+        let squared = (0..60).fold(batch.clone(), |dim, _| dim.times(&dim));
+        assert!(squared.known().is_none() && squared.symbols.len() <= MAX_SYMBOLS);
         assert_eq!(batch.plus(&batch), batch.times(&2i64.into()));
         assert_eq!(batch.plus(&batch.negated()), 0i64.into());
         assert_ne!(batch.plus(&seq), batch.plus(&seq));
+        assert!(batch.is_never(&(-1i64).into()) && !batch.is_never(&1i64.into()) && !batch.is_never(&seq));
+        assert!(!Dim::unknown_int().is_never(&(-1i64).into()) && !batch.negated().is_never(&(-1i64).into()));
         assert_eq!(format!("{}", batch.times(&2i64.into())), "2*batch");
     }
 
@@ -253,5 +282,6 @@ mod tests {
         assert!(!seq.limited(512).is_limited(&batch));
         assert_eq!(seq.limited(512), seq.limited(512));
         assert_eq!(Dim::from(600i64).limited(512), 512i64.into());
+        assert_eq!(seq.limited(512).limited(100).symbols[0].chars().next(), Some('?'));
     }
 }

@@ -10,19 +10,20 @@ mod array;
 mod attributes;
 mod constant;
 mod dim;
+mod extract;
 mod operator;
 pub(crate) mod passes;
 mod session;
 
 use std::sync::Arc;
 
-pub(crate) use array::for_type;
 pub use array::{Array, DataType, Element, checked_len, element_count};
+pub(crate) use array::{check_rank, for_type};
 pub use attributes::{Attribute, Attributes};
 pub use constant::{Constant, RawTensor};
 pub use dim::{Dim, Info, product};
 pub(crate) use operator::problem;
-pub use operator::{Operands, Operator, Problem};
+pub use operator::{Operands, Operator, Prepared, Problem};
 pub use session::Session;
 
 use crate::{Error, Result};
@@ -132,16 +133,9 @@ impl Graph {
     ///
     /// When a node does not take its inputs.
     pub fn infer(&self, inputs: &[(ValueId, Info)]) -> Result<Infos> {
-        let mut infos = Infos { infos: vec![None; self.values.len()] };
-        for (info, value) in infos.infos.iter_mut().zip(&self.values) {
-            *info = value.constant.as_ref().map(|constant| match constant {
-                Constant::Array(array) => Info::constant(array),
-                Constant::Raw(_) if constant.len() <= 1024 => Info::constant(&constant.array()),
-                Constant::Raw(_) => {
-                    let shape = constant.shape().iter().map(|&size| size.into()).collect();
-                    Info::new(constant.dtype(), shape)
-                }
-            });
+        let mut infos = Infos { infos: vec![None; self.values.len()], num_ints: 0 };
+        for (index, value) in self.values.iter().enumerate() {
+            infos.set(ValueId(index as u32), value.constant.as_ref().map(Constant::info));
         }
         for &id in &self.inputs {
             infos.set(id, self.value(id).declared.clone());
@@ -153,12 +147,7 @@ impl Graph {
             let operands = node.inputs.iter().map(|id| id.and_then(|id| infos.get(id))).collect();
             let known = node.inputs.iter().all(|id| id.is_none_or(|id| infos.get(id).is_some()));
             // Nothing can be said about what is computed from values of which nothing is known.
-            let outputs = if known {
-                let outputs = node.operator.infer(&Operands::new(operands));
-                outputs.map_err(|problem| node.error(problem))?
-            } else {
-                Vec::new()
-            };
+            let outputs = if known { node.infer(operands)? } else { Vec::new() };
             for (id, info) in node.outputs.iter().zip(outputs) {
                 if let Some(id) = id {
                     infos.set(*id, Some(info));
@@ -202,6 +191,26 @@ impl Node {
         (&*self.operator as &dyn std::any::Any).downcast_ref()
     }
 
+    /// What is known about the outputs.
+    pub(crate) fn infer(&self, inputs: Vec<Option<&Info>>) -> Result<Vec<Info>> {
+        let outputs = self.operator.infer(&Operands::new(inputs)).map_err(|problem| self.error(problem))?;
+        for rank in outputs.iter().filter_map(Info::rank) {
+            check_rank(rank).map_err(|problem| self.error(problem))?;
+        }
+        Ok(outputs)
+    }
+
+    /// Computes the outputs: as many as anybody wants or more.
+    pub(crate) fn run(&self, inputs: Vec<Option<Array>>) -> Result<Vec<Array>> {
+        let outputs = self.operator.run(Operands::new(inputs)).map_err(|problem| self.error(problem))?;
+        let wanted = self.outputs.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        if wanted > outputs.len() {
+            let problem = format!("it has {} outputs, not {wanted}", outputs.len());
+            return Err(self.error(Problem::new(problem)));
+        }
+        Ok(outputs)
+    }
+
     /// The error that this node meets.
     pub(crate) fn error(&self, problem: Problem) -> Error {
         Error::Node { node: self.name.clone(), operator: self.operator.name().to_owned(), problem }
@@ -212,7 +221,13 @@ impl Node {
 #[derive(Clone, Debug)]
 pub struct Infos {
     infos: Vec<Option<Info>>,
+    /// Of all values together.
+    num_ints: usize,
 }
+
+/// Integers that are known of all values together: shapes have few, and a vector that a thousand nodes pass on would be
+/// kept a thousand times.
+const MAX_INTS: usize = 1 << 20;
 
 impl Infos {
     /// What is known about a value, if anything is.
@@ -220,7 +235,15 @@ impl Infos {
         self.infos.get(id.index()).and_then(Option::as_ref)
     }
 
-    fn set(&mut self, id: ValueId, info: Option<Info>) {
+    fn set(&mut self, id: ValueId, mut info: Option<Info>) {
+        if let Some(info) = &mut info {
+            let len = info.ints.as_ref().map_or(0, Vec::len);
+            if len > Info::MAX_KNOWN_ELEMENTS || self.num_ints + len > MAX_INTS {
+                info.ints = None;
+            } else {
+                self.num_ints += len;
+            }
+        }
         self.infos[id.index()] = info;
     }
 }

@@ -3,7 +3,9 @@
 use std::any::Any;
 use std::fmt;
 
-use super::{Array, Info};
+use std::sync::Arc;
+
+use super::{Array, Constant, Info};
 
 /// Why an operator cannot be read, inferred or run; whoever called it adds which node of which file it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,12 +47,30 @@ pub trait Operator: fmt::Debug + Send + Sync + Any {
         true
     }
 
+    /// The operator with its constant inputs taken in, in whatever layout it likes: called once, before the first run.
+    ///
+    /// # Errors
+    ///
+    /// When the operator does not take such constants.
+    fn prepare(&self, _constants: &Operands<&Constant>) -> Result<Option<Prepared>, Problem> {
+        Ok(None)
+    }
+
     /// Computes the outputs: as many as the operator can have or fewer, in order.
     ///
     /// # Errors
     ///
     /// When the operator does not take such inputs.
     fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem>;
+}
+
+/// What an operator becomes once its constants are known.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// The operator with the constants in it.
+    pub operator: Arc<dyn Operator>,
+    /// Which of the inputs it still reads, in order.
+    pub inputs: Vec<usize>,
 }
 
 /// The inputs of a node, some of which may be left out.

@@ -1,9 +1,9 @@
 //! Runs a graph.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use super::{Array, Graph, Operands, ValueId, passes};
-use crate::{Error, Result};
+use super::{Array, Dim, Graph, Node, Operands, Prepared, Value, ValueId, passes};
+use crate::{Error, Result, ThreadPool};
 
 /// A graph that is ready to run, any number of times and from any number of threads.
 #[derive(Debug)]
@@ -20,8 +20,18 @@ impl Session {
     /// # Errors
     ///
     /// When a node does not take its inputs.
-    pub fn new(mut graph: Graph) -> Result<Self> {
+    pub fn new(graph: Graph) -> Result<Self> {
+        Self::with_threads(graph, None)
+    }
+
+    /// [`new`](Self::new), where weights are laid out by the threads of a pool.
+    ///
+    /// # Errors
+    ///
+    /// When a node does not take its inputs.
+    pub fn with_threads(mut graph: Graph, pool: Option<&ThreadPool>) -> Result<Self> {
         passes::simplify(&mut graph)?;
+        prepare(&mut graph, pool)?;
         let constants = (0..graph.num_values())
             .map(|index| graph.values[index].constant.as_ref().map(|constant| constant.array()))
             .collect();
@@ -48,21 +58,18 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// When an input is missing, unknown or of another type than declared, or a node does not take its inputs.
+    /// When an input is missing, unknown or of another type or shape than declared, or a node does not take its inputs.
     pub fn run(&self, inputs: impl IntoIterator<Item = (impl AsRef<str>, Array)>) -> Result<Vec<Array>> {
         let mut given: BTreeMap<String, Array> =
             inputs.into_iter().map(|(name, array)| (name.as_ref().to_owned(), array)).collect();
         let mut values = self.constants.clone();
+        let mut sizes = HashMap::new();
         for &id in &self.graph.inputs {
             let value = self.graph.value(id);
             match given.remove(&value.name) {
                 Some(array) => {
-                    if let Some(declared) = &value.declared
-                        && declared.dtype != array.dtype()
-                    {
-                        let problem = format!("is {}, expected {}", array.dtype(), declared.dtype);
-                        return Err(Error::GraphInput { input: value.name.clone(), problem });
-                    }
+                    check_input(&array, value, &mut sizes)
+                        .map_err(|problem| Error::GraphInput { input: value.name.clone(), problem })?;
                     values[id.index()] = Some(array);
                 }
                 None if value.constant.is_some() => {}
@@ -96,9 +103,7 @@ impl Session {
                     if *is_last { value.take() } else { value.clone() }
                 })
                 .collect();
-            let outputs =
-                node.operator.run(Operands::new(operands)).map_err(|problem| node.error(problem))?;
-            for (id, output) in node.outputs.iter().zip(outputs) {
+            for (id, output) in node.outputs.iter().zip(node.run(operands)?) {
                 if let Some(id) = id {
                     values[id.index()] = Some(output);
                 }
@@ -106,6 +111,52 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Lets operators take their constants in: most of the time of loading goes here.
+fn prepare(graph: &mut Graph, pool: Option<&ThreadPool>) -> Result<()> {
+    let prepare = |node: &Node| {
+        let constants = node.inputs.iter().map(|id| id.and_then(|id| graph.constant(id))).collect();
+        node.operator.prepare(&Operands::new(constants)).map_err(|problem| node.error(problem))
+    };
+    let prepared: Vec<Option<Prepared>> = match pool {
+        Some(pool) => pool.try_map(&graph.nodes, prepare)?,
+        None => graph.nodes.iter().map(prepare).collect::<Result<_>>()?,
+    };
+    for (node, prepared) in graph.nodes.iter_mut().zip(prepared) {
+        if let Some(Prepared { operator, inputs }) = prepared {
+            node.inputs = inputs.into_iter().map(|index| node.inputs[index]).collect();
+            node.operator = operator;
+        }
+    }
+    passes::remove_dead_nodes(graph);
+    Ok(())
+}
+
+/// Compares an input with what the file declares about it, which passes rely on: known sizes are those, and sizes of
+/// one name are equal.
+fn check_input<'a>(
+    array: &Array,
+    value: &'a Value,
+    sizes: &mut HashMap<&'a Dim, usize>,
+) -> Result<(), String> {
+    let Some(declared) = &value.declared else {
+        return Ok(());
+    };
+    if declared.dtype != array.dtype() {
+        return Err(format!("is {}, expected {}", array.dtype(), declared.dtype));
+    }
+    let Some(dims) = &declared.shape else {
+        return Ok(());
+    };
+    let fits = |(dim, size): (&'a Dim, &usize)| match dim.known() {
+        Some(known) => usize::try_from(known) == Ok(*size),
+        None => sizes.entry(dim).or_insert(*size) == size,
+    };
+    if dims.len() != array.rank() || !dims.iter().zip(array.shape()).all(fits) {
+        return Err(format!("has shape {:?}, expected {dims:?}", array.shape()));
+    }
+    Ok(())
 }
 
 fn last_uses(graph: &Graph) -> Vec<Vec<bool>> {

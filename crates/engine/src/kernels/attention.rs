@@ -9,15 +9,17 @@ mod head;
 mod options;
 mod reference;
 
+use std::ops::Range;
+
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use self::head::Head;
 pub use self::options::{AttentionOptions, PositionBias, Rotary};
 pub use self::reference::attention_reference;
-use super::lanes::dispatch;
+use super::factors::dispatch_product;
 use super::{Disjoint, MIN_SHARED_PRODUCTS, contiguous_f32};
-use crate::Batch;
 use crate::runtime::share;
+use crate::{Batch, Precision};
 
 /// Sizes of an attention layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -70,38 +72,57 @@ impl CustomOp1 for Attention<'_> {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let qkv = contiguous_f32(storage, layout, self.name())?;
         let AttentionShape { num_heads, head_dim, .. } = self.shape;
-        let hidden_size = num_heads * head_dim;
-        let expected = (self.batch.total_tokens(), 3 * hidden_size);
-        if hidden_size == 0 || layout.shape().dims2()? != expected {
-            bail!("attention: expected {expected:?}, got {:?}", layout.shape());
+        let (tokens, hidden_size) = (self.batch.total_tokens(), num_heads * head_dim);
+        if layout.shape().dims2()? != (tokens, 3 * hidden_size) {
+            bail!("attention: expected {:?}, got {:?}", (tokens, 3 * hidden_size), layout.shape());
         }
-        self.options.check(self.shape, self.batch.max_seq_len())?;
-        let mut values = Vec::with_capacity(expected.0 * hidden_size);
-        let out = Disjoint(values.as_mut_ptr());
-        let sequences: Vec<_> = self.batch.sequences().filter(|rows| !rows.is_empty()).collect();
-        let run_head = |index: usize| {
-            let (rows, head) = (&sequences[index / num_heads], index % num_heads);
-            dispatch(Head {
-                shape: self.shape,
-                options: self.options,
-                qkv: &qkv[rows.start * 3 * hidden_size..rows.end * 3 * hidden_size],
-                seq_len: rows.len(),
-                head,
-                // SAFETY: `values` has room for `hidden_size` columns of every token.
-                out: unsafe { out.add(rows.start * hidden_size + head * head_dim) },
-            });
-        };
-        let heads = sequences.len() * num_heads;
-        let products: usize = sequences.iter().map(|rows| 2 * rows.len() * rows.len() * hidden_size).sum();
-        let heads_of_part = (MIN_SHARED_PRODUCTS * heads).div_ceil(products.max(1));
-        share(heads.div_ceil(heads_of_part.max(1)), |index| {
-            let first = index * heads_of_part;
-            (first..heads.min(first + heads_of_part)).for_each(run_head);
-        });
-        // SAFETY: every token is in a sequence, and the heads of a sequence write all columns of its tokens.
-        unsafe { values.set_len(expected.0 * hidden_size) };
-        Ok((CpuStorage::F32(values), Shape::from((expected.0, hidden_size))))
+        let sequences: Vec<_> = self.batch.sequences().collect();
+        let values = attention_of_rows(qkv, &sequences, self.shape, self.options)?;
+        Ok((CpuStorage::F32(values), Shape::from((tokens, hidden_size))))
     }
+}
+
+/// [`attention_with`] of rows `[total_tokens, 3 * num_heads * head_dim]`, where `sequences` lie end to end.
+pub(crate) fn attention_of_rows(
+    qkv: &[f32],
+    sequences: &[Range<usize>],
+    shape: AttentionShape,
+    options: &AttentionOptions,
+) -> Result<Vec<f32>> {
+    let AttentionShape { num_heads, head_dim, .. } = shape;
+    let hidden_size = num_heads * head_dim;
+    let total_tokens = sequences.iter().map(Range::len).sum::<usize>();
+    if hidden_size == 0 || qkv.len() != total_tokens * 3 * hidden_size {
+        bail!("attention: {} values for {total_tokens} tokens of {num_heads} heads of {head_dim}", qkv.len());
+    }
+    options.check(shape, sequences.iter().map(Range::len).max().unwrap_or(0))?;
+    let mut values = Vec::with_capacity(total_tokens * hidden_size);
+    let out = Disjoint(values.as_mut_ptr());
+    let sequences: Vec<_> = sequences.iter().filter(|rows| !rows.is_empty()).collect();
+    let may_round = matches!(options.precision, Precision::Bf16 | Precision::Int8);
+    let run_head = |index: usize| {
+        let (rows, head) = (&sequences[index / num_heads], index % num_heads);
+        let head = Head {
+            shape,
+            options,
+            qkv: &qkv[rows.start * 3 * hidden_size..rows.end * 3 * hidden_size],
+            seq_len: rows.len(),
+            head,
+            // SAFETY: `values` has room for `hidden_size` columns of every token.
+            out: unsafe { out.add(rows.start * hidden_size + head * head_dim) },
+        };
+        dispatch_product(head, may_round);
+    };
+    let heads = sequences.len() * num_heads;
+    let products: usize = sequences.iter().map(|rows| 2 * rows.len() * rows.len() * hidden_size).sum();
+    let heads_of_part = (MIN_SHARED_PRODUCTS * heads).div_ceil(products.max(1));
+    share(heads.div_ceil(heads_of_part.max(1)), |index| {
+        let first = index * heads_of_part;
+        (first..heads.min(first + heads_of_part)).for_each(run_head);
+    });
+    // SAFETY: every token is in a sequence, and the heads of a sequence write all columns of its tokens.
+    unsafe { values.set_len(total_tokens * hidden_size) };
+    Ok(values)
 }
 
 #[cfg(test)]

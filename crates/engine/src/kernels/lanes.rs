@@ -58,6 +58,10 @@ pub(super) trait Lanes: Copy {
     /// for every `i < LANES`.
     unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
 
+    /// Fetches the cache line of `from`, which may be any address, where there is such an instruction.
+    #[inline(always)]
+    fn prefetch(self, _from: *const f32) {}
+
     /// Writes the first `count` lanes.
     ///
     /// # Safety

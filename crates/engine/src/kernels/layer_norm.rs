@@ -25,7 +25,9 @@ impl CustomOp1 for LayerNormOp<'_> {
 
     /// `[rows, hidden_size]` to the same.
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.normalize(contiguous_f32(x, layout, "layer_norm")?, None, layout.shape())
+        let (_, hidden_size) = layout.shape().dims2()?;
+        let y = self.normalize(contiguous_f32(x, layout, "layer_norm")?, None, hidden_size)?;
+        Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 }
 
@@ -46,13 +48,21 @@ impl CustomOp2 for LayerNormOp<'_> {
             bail!("add_layer_norm: {:?} + {:?}", x_layout.shape(), residual_layout.shape());
         }
         let residual = contiguous_f32(residual, residual_layout, "add_layer_norm")?;
-        self.normalize(contiguous_f32(x, x_layout, "add_layer_norm")?, Some(residual), x_layout.shape())
+        let (_, hidden_size) = x_layout.shape().dims2()?;
+        let y =
+            self.normalize(contiguous_f32(x, x_layout, "add_layer_norm")?, Some(residual), hidden_size)?;
+        Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }
 }
 
 impl LayerNormOp<'_> {
-    fn normalize(&self, x: &[f32], residual: Option<&[f32]>, shape: &Shape) -> Result<(CpuStorage, Shape)> {
-        let (_, hidden_size) = shape.dims2()?;
+    /// Rows of `hidden_size` of `x`, or of `x + residual`.
+    pub(crate) fn normalize(
+        &self,
+        x: &[f32],
+        residual: Option<&[f32]>,
+        hidden_size: usize,
+    ) -> Result<Vec<f32>> {
         if hidden_size != self.weight.len() || hidden_size != self.bias.len() || hidden_size == 0 {
             bail!("layer_norm: rows of {hidden_size} with a weight of {}", self.weight.len());
         }
@@ -64,7 +74,7 @@ impl LayerNormOp<'_> {
         });
         // SAFETY: all rows were written.
         unsafe { y.set_len(x.len()) };
-        Ok((CpuStorage::F32(y), shape.clone()))
+        Ok(y)
     }
 }
 
@@ -103,7 +113,7 @@ fn rows_loop(y: &mut [MaybeUninit<f32>], x: &[f32], residual: Option<&[f32]>, op
 
 /// Sixteen running sums: a fixed order of additions that vectorises, the same for every instruction set.
 #[inline(always)]
-fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+pub(super) fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let (chunks, rest) = values.as_chunks::<16>();
     let mut sums = [0.0f32; 16];
     for chunk in chunks {

@@ -46,6 +46,23 @@ impl PackedLinear {
             PackedWeight::new(weight, bias, in_features, precision).map_err(PackError::OutOfRange)?;
         Ok(Self { weight, activation })
     }
+
+    /// Rows of `in_features` to rows of `out_features`.
+    ///
+    /// # Errors
+    ///
+    /// When `x` is not whole rows.
+    pub(crate) fn forward_rows(&self, x: &[f32]) -> Result<Vec<f32>> {
+        if x.len() % self.weight.in_features() != 0 {
+            bail!("linear: {} values are no rows of {}", x.len(), self.weight.in_features());
+        }
+        Ok(self.weight.multiply(x, self.activation))
+    }
+
+    /// The width of its rows.
+    pub(crate) fn out_features(&self) -> usize {
+        self.weight.out_features()
+    }
 }
 
 impl CustomOp1 for PackedLinear {
@@ -87,10 +104,22 @@ impl CustomOp1 for MlpOp<'_> {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = contiguous_f32(storage, layout, self.name())?;
         let (rows, in_features) = layout.shape().dims2()?;
+        let y = self.forward_rows(x, in_features)?;
+        Ok((CpuStorage::F32(y), Shape::from((rows, self.down.out_features()))))
+    }
+}
+
+impl MlpOp<'_> {
+    /// Rows of `in_features` to rows of the second layer's width.
+    pub(crate) fn forward_rows(&self, x: &[f32], in_features: usize) -> Result<Vec<f32>> {
         let (up, down) = (&self.up.weight, &self.down.weight);
         if in_features != up.in_features() || up.out_features() != down.in_features() {
             let (first, second) = (up.in_features(), down.in_features());
             bail!("mlp: rows of {in_features} to layers of {first} and {second}");
+        }
+        let rows = x.len() / in_features;
+        if x.len() != rows * in_features {
+            bail!("mlp: {} values are no rows of {in_features}", x.len());
         }
         let size = rows * down.out_features();
         let mut y = Vec::with_capacity(size);
@@ -100,7 +129,7 @@ impl CustomOp1 for MlpOp<'_> {
         }
         // SAFETY: there is a block of `x` for each of `y`, and each was written.
         unsafe { y.set_len(size) };
-        Ok((CpuStorage::F32(y), Shape::from((rows, down.out_features()))))
+        Ok(y)
     }
 }
 

@@ -9,7 +9,8 @@
 
 mod activation;
 mod attention;
-mod elementwise;
+pub(crate) mod elementwise;
+mod factors;
 mod gelu;
 mod gemm;
 mod glu;
@@ -17,13 +18,18 @@ mod lanes;
 mod layer_norm;
 mod linear;
 mod math;
+mod matmul;
 mod max_sim;
 mod pooling;
+mod product;
+mod rows;
 mod scratch;
+mod softmax;
 mod splade;
 mod tile;
 
 pub use activation::{Activation, relu, silu, silu_reference};
+pub(crate) use attention::attention_of_rows;
 pub use attention::{
     AttentionOptions, AttentionShape, PositionBias, Rotary, attention, attention_reference, attention_with,
 };
@@ -33,9 +39,14 @@ pub use gelu::{
 pub use glu::{GluHalf, GluOp, swiglu_reference};
 pub use layer_norm::{LayerNormOp, layer_norm_reference};
 pub use linear::{MlpOp, PackError, PackedLinear, linear_reference};
+pub(crate) use math::erf_reference;
 pub use math::{exp, sigmoid, tanh};
+pub(crate) use matmul::{ProductShape, matmul, matmul_transposed};
 pub use max_sim::{max_sim, max_sim_reference};
 pub use pooling::{mean_pool, mean_pool_reference};
+pub(crate) use product::{integer_product, product, transposed};
+pub(crate) use rows::{normalize_rows, rms_normalize_rows, softmax_rows};
+pub(crate) use softmax::{log_softmax, softmax};
 pub use splade::{splade_max, splade_reference, splade_weights};
 
 use candle_core::{CpuStorage, Layout, Result, bail};

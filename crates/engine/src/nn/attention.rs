@@ -2,9 +2,9 @@
 
 use candle_core::{D, Device, Tensor};
 
-use crate::kernels::{self, AttentionShape};
+use crate::kernels::{self, AttentionOptions, AttentionShape};
 use crate::nn::{Linear, LinearConfig};
-use crate::{Batch, Error, Result, View};
+use crate::{Batch, Error, Precision, Result, View};
 
 /// Projection to queries, keys and values, attention inside each sequence, and output projection.
 #[derive(Debug)]
@@ -12,6 +12,7 @@ pub struct SelfAttention {
     qkv: Linear,
     output: Linear,
     shape: AttentionShape,
+    precision: Precision,
 }
 
 impl SelfAttention {
@@ -37,6 +38,7 @@ impl SelfAttention {
             qkv: Linear::load_side_by_side(qkv, LinearConfig::new(hidden_size, hidden_size), device)?,
             output: Linear::load(output, LinearConfig::new(hidden_size, hidden_size), device)?,
             shape,
+            precision: output.precision(),
         })
     }
 
@@ -48,7 +50,8 @@ impl SelfAttention {
     pub fn forward(&self, x: &Tensor, batch: &Batch) -> Result<Tensor> {
         let qkv = self.qkv.forward(x)?;
         let context = if qkv.device().is_cpu() {
-            kernels::attention(&qkv, batch, self.shape)?
+            let options = AttentionOptions { precision: self.precision, ..AttentionOptions::default() };
+            kernels::attention_with(&qkv, batch, self.shape, &options)?
         } else {
             composed(&qkv, batch, self.shape)?
         };

@@ -7,6 +7,7 @@
 //! Format: <https://onnx.ai/onnx/repo-docs/IR.html>.
 
 mod functions;
+mod limits;
 mod proto;
 mod reader;
 mod tensor;
@@ -43,9 +44,7 @@ pub struct OnnxModel {
 ///
 /// When the file cannot be read, is no ONNX file, contradicts itself, or has operators that are not supported.
 pub fn read(path: &Path) -> Result<OnnxModel> {
-    let model = ModelProto::decode(map(path)?)
-        .map_err(|source| Error::ParseOnnx { path: path.to_owned(), source })?;
-    reader::model(model, path)
+    reader::model(decode::<ModelProto>(path, limits::Message::Model)?, path)
 }
 
 /// Reads a file that holds one tensor, as ONNX's test data does.
@@ -54,11 +53,16 @@ pub fn read(path: &Path) -> Result<OnnxModel> {
 ///
 /// When the file cannot be read or is no tensor.
 pub fn read_tensor(path: &Path) -> Result<(String, Array)> {
-    let tensor = TensorProto::decode(map(path)?)
-        .map_err(|source| Error::ParseOnnx { path: path.to_owned(), source })?;
+    let tensor: TensorProto = decode(path, limits::Message::Tensor)?;
     let constant = tensor::constant(&tensor, &ExternalFiles::beside(path))
         .map_err(|problem| invalid(path, format!("tensor `{}`", tensor.name), problem))?;
     Ok((tensor.name, constant.array()))
+}
+
+fn decode<M: Message + Default>(path: &Path, kind: limits::Message) -> Result<M> {
+    let bytes = map(path)?;
+    limits::check(&bytes, kind).map_err(|problem| invalid(path, "not a valid ONNX file", problem))?;
+    M::decode(bytes).map_err(|source| Error::ParseOnnx { path: path.to_owned(), source })
 }
 
 fn map(path: &Path) -> Result<Bytes> {

@@ -97,10 +97,10 @@ pub(super) struct AttributeProto {
     pub(super) i: i64,
     #[prost(bytes = "bytes", tag = "4")]
     pub(super) s: Bytes,
-    #[prost(message, optional, tag = "5")]
-    pub(super) t: Option<TensorProto>,
-    #[prost(message, optional, tag = "6")]
-    pub(super) g: Option<GraphProto>,
+    #[prost(message, optional, boxed, tag = "5")]
+    pub(super) t: Option<Box<TensorProto>>,
+    #[prost(message, optional, boxed, tag = "6")]
+    pub(super) g: Option<Box<GraphProto>>,
     #[prost(float, repeated, tag = "7")]
     pub(super) floats: Vec<f32>,
     #[prost(int64, repeated, tag = "8")]

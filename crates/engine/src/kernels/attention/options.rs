@@ -1,10 +1,11 @@
-//! What scores depend on besides queries and keys.
+//! What attention depends on besides queries, keys and values.
 
 use candle_core::{Result, bail};
 
 use super::AttentionShape;
+use crate::Precision;
 
-/// What scores depend on besides queries and keys; by default nothing.
+/// What attention depends on besides queries, keys and values; by default nothing, computed in f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct AttentionOptions<'a> {
     /// Added to the scaled scores.
@@ -13,6 +14,9 @@ pub struct AttentionOptions<'a> {
     pub window: Option<usize>,
     /// Rotates queries and keys by their positions.
     pub rotary: Option<Rotary<'a>>,
+    /// What the linear layers around have. In bf16 and int8, queries, keys, values and the powers of the
+    /// softmax are rounded to bf16 if the CPU multiplies pairs of them; all else is computed in f32.
+    pub precision: Precision,
 }
 
 /// An addition to scaled scores that depends on the distance of key and query.

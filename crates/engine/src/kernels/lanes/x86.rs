@@ -111,6 +111,12 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch(self, from: *const f32) {
+        // SAFETY: as in `splat`; a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn store_first(self, to: *mut f32, a: __m512, count: usize) {
         // SAFETY: as in `splat`; masked lanes are not written.
         unsafe { _mm512_mask_storeu_ps(to, ((1u32 << count) - 1) as u16, a) }
@@ -208,6 +214,12 @@ impl Lanes for Avx2 {
     unsafe fn store(self, to: *mut f32, a: __m256) {
         // SAFETY: as in `splat`, and the caller's promise.
         unsafe { _mm256_storeu_ps(to, a) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, from: *const f32) {
+        // SAFETY: as in `splat`; a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
     }
 
     /// Transposes 4x4 blocks within halves of registers, then the halves.

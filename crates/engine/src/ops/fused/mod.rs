@@ -1,0 +1,16 @@
+//! Operators that no file holds: what passes put in the place of several nodes.
+//!
+//! They run the kernels that native architectures run. Those under `packed` read sequences that lie end to end,
+//! `[1, total_tokens, ...]`, with `cu_seqlens` as an input, where the file's own nodes read padded batches.
+
+mod activate;
+mod layer_norm;
+mod linear;
+mod packed;
+
+pub(crate) use activate::Activate;
+pub(crate) use layer_norm::LayerNorm;
+pub(crate) use linear::{Linear, Mlp, WeightLayout};
+pub(crate) use packed::{
+    CumSumSequences, FirstTokens, PackedAttention, ReduceSequences, Reduction, RowsByPosition,
+};

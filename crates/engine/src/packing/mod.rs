@@ -1,0 +1,362 @@
+//! Makes a graph over padded batches run over packed sequences.
+//!
+//! An exported encoder computes `[batch_size, seq_len, ...]`, with a mask that keeps tokens from seeing padding. Here
+//! it is rewritten to compute `[1, total_tokens, ...]`, all sequences end to end, with `cu_seqlens` where it matters.
+//! That is possible where each node either treats every token alike, or is one of the few things that look across
+//! tokens: attention under a padding mask, positions, pooling. Each node is proven to be one of them, from its symbolic
+//! shapes; a node that is neither is the reason why the graph runs padded instead.
+//!
+//! Layouts and masks come in endless variants of the same few meanings. They are not recognised by their nodes but by
+//! what they compute: the part of the graph between known values and the place of interest is run on small made-up
+//! inputs, and its result compared with what attention or a padding mask mean.
+
+mod attention;
+mod evaluate;
+mod layout;
+mod mask;
+mod positions;
+
+use std::collections::HashMap;
+
+use self::attention::AttentionCore;
+use self::layout::Layout;
+use crate::Precision;
+use crate::graph::{Array, Dim, Graph, Info, Infos, Node, Operator, Problem, ValueId};
+use crate::ops::fused::{Linear, PackedAttention, RowsByPosition};
+use crate::passes::Pattern;
+
+/// What the inputs of an encoder are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Roles {
+    pub(crate) token_ids: ValueId,
+    pub(crate) attention_mask: Option<ValueId>,
+    pub(crate) type_ids: Option<ValueId>,
+    pub(crate) positions: Option<ValueId>,
+}
+
+/// Names of the packed graph's inputs.
+pub(crate) const TOKEN_IDS: &str = "token_ids";
+pub(crate) const TYPE_IDS: &str = "type_ids";
+pub(crate) const POSITIONS: &str = "positions";
+pub(crate) const CU_SEQLENS: &str = "cu_seqlens";
+
+/// What a packed graph gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OutputLayout {
+    /// One row per token, `[1, total_tokens, hidden_size]`.
+    Tokens,
+    /// One row per sequence, `[batch_size, dim]`.
+    Sequences,
+}
+
+/// The graph that computes `output`, over packed sequences.
+///
+/// # Errors
+///
+/// The reason why it must run padded, with the node's name.
+pub(crate) fn pack(
+    graph: &Graph,
+    roles: &Roles,
+    output: ValueId,
+    precision: Precision,
+) -> Result<(Graph, OutputLayout), String> {
+    let infos = graph.infer(&[]).map_err(|error| error.to_string())?;
+    let mut packer = Packer::new(graph, &infos, roles, precision);
+    for node in &graph.nodes {
+        packer.node(node);
+    }
+    let (id, layout) = packer.packed(output)?;
+    let layout = match layout {
+        Layout::Tokens { is_broadcast: false } => OutputLayout::Tokens,
+        Layout::Sequences { is_broadcast: false } => OutputLayout::Sequences,
+        other => return Err(format!("the output is {other}")),
+    };
+    let mut packed = packer.packed;
+    packed.outputs = vec![id];
+    crate::graph::passes::remove_dead_nodes(&mut packed);
+    Ok((packed, layout))
+}
+
+/// The longest sequence that has a row in every table of positions of a packed graph, if it has such tables.
+pub(crate) fn max_positions(packed: &Graph) -> Option<usize> {
+    let tables = packed.nodes.iter().filter(|node| node.operator::<RowsByPosition>().is_some());
+    tables.filter_map(|node| packed.constant(node.input(0)?)?.shape().first().copied()).min()
+}
+
+/// What a value's elements depend on.
+mod depends {
+    pub(super) const TOKENS: u8 = 1;
+    pub(super) const MASK: u8 = 2;
+    /// The batch size and the padded length.
+    pub(super) const SIZES: u8 = 4;
+}
+
+struct Packer<'a> {
+    graph: &'a Graph,
+    infos: &'a Infos,
+    roles: &'a Roles,
+    pattern: Pattern<'a>,
+    depends: Vec<u8>,
+    precision: Precision,
+    packed: Graph,
+    token_ids: ValueId,
+    positions: ValueId,
+    cu_seqlens: ValueId,
+    /// For values of the graph: the packed value, or why there is none.
+    values: HashMap<ValueId, Result<(ValueId, Layout), String>>,
+    masks: HashMap<ValueId, mask::Meaning>,
+}
+
+impl<'a> Packer<'a> {
+    fn new(graph: &'a Graph, infos: &'a Infos, roles: &'a Roles, precision: Precision) -> Self {
+        let mut packed = Graph::default();
+        let tokens = Dim::symbol("total_tokens");
+        let int = |shape: Vec<Dim>| Some(Info::new(crate::graph::DataType::I64, shape));
+        let token_ids = packed.add_input(TOKEN_IDS, int(vec![1i64.into(), tokens.clone()]));
+        let type_ids = packed.add_input(TYPE_IDS, int(vec![1i64.into(), tokens.clone()]));
+        let positions = packed.add_input(POSITIONS, int(vec![tokens]));
+        let cu_seqlens = packed.add_input(CU_SEQLENS, int(vec![Dim::symbol("batch_size + 1")]));
+        let mut packer = Self {
+            graph,
+            infos,
+            roles,
+            pattern: Pattern::new(graph),
+            depends: dependencies(graph, roles),
+            precision,
+            packed,
+            token_ids,
+            positions,
+            cu_seqlens,
+            values: HashMap::new(),
+            masks: HashMap::new(),
+        };
+        packer.inputs(type_ids);
+        packer
+    }
+
+    /// The inputs of the graph as values of the packed one.
+    fn inputs(&mut self, type_ids: ValueId) {
+        let tokens = Layout::Tokens { is_broadcast: false };
+        let roles = *self.roles;
+        let ids = self.cast_like(self.token_ids, roles.token_ids);
+        self.values.insert(roles.token_ids, Ok((ids, tokens)));
+        if let Some(id) = roles.type_ids {
+            let types = self.cast_like(type_ids, id);
+            self.values.insert(id, Ok((types, tokens)));
+        }
+        if let Some(id) = roles.attention_mask {
+            // No token is padding.
+            let ones =
+                self.packed.add_node("mask", layout::Ones { dtype: self.dtype(id) }, &[self.token_ids]);
+            self.values.insert(id, Ok((ones, tokens)));
+        }
+        if let Some(id) = roles.positions {
+            let row = self.packed.add_node("positions", layout::Row, &[self.positions]);
+            let row = self.cast_like(row, id);
+            self.values.insert(id, Ok((row, tokens)));
+        }
+    }
+
+    fn dtype(&self, id: ValueId) -> crate::graph::DataType {
+        self.infos.get(id).map_or(crate::graph::DataType::I64, |info| info.dtype)
+    }
+
+    /// Some files read 32-bit ids.
+    fn cast_like(&mut self, id: ValueId, input: ValueId) -> ValueId {
+        let dtype = self.dtype(input);
+        if dtype == crate::graph::DataType::I64 {
+            return id;
+        }
+        self.packed.add_node("cast", layout::CastInts { dtype }, &[id])
+    }
+
+    /// The packed value of a value, or why there is none.
+    fn packed(&mut self, id: ValueId) -> Result<(ValueId, Layout), String> {
+        if let Some(known) = self.values.get(&id) {
+            return known.clone();
+        }
+        let result = if let Some(constant) = self.graph.constant(id) {
+            let name = self.graph.value(id).name.clone();
+            Ok((self.packed.add_constant(name, constant.clone()), Layout::Constant))
+        } else if self.depends[id.index()] == depends::SIZES {
+            self.position_rows(id)
+        } else {
+            Err(format!("nothing is known about `{}`", self.graph.value(id).name))
+        };
+        self.values.insert(id, result.clone());
+        result
+    }
+
+    /// A value that depends on the padded length alone: something about positions.
+    fn position_rows(&mut self, id: ValueId) -> Result<(ValueId, Layout), String> {
+        let name = &self.graph.value(id).name;
+        let table =
+            positions::table(self.graph, self.infos, id).map_err(|reason| format!("`{name}`: {reason}"))?;
+        let table = self.packed.add_constant(format!("{name} by position"), table);
+        let rows = self.packed.add_node(name, RowsByPosition, &[table, self.positions]);
+        Ok((rows, Layout::Tokens { is_broadcast: false }))
+    }
+
+    /// Packs what a node computes, or remembers why that cannot be.
+    fn node(&mut self, node: &Node) {
+        let Some(output) = node.output() else {
+            return;
+        };
+        // What depends on no token is asked for by those who need it: most of it makes masks and shapes.
+        if self.depends[output.index()] & !depends::SIZES == 0 {
+            return;
+        }
+        let result = match attention::find(self, node) {
+            Some(core) => self.attention(node, core),
+            None => layout::pack_node(self, node),
+        };
+        let result =
+            result.map_err(|reason| format!("node `{}` ({}): {reason}", node.name, node.operator.name()));
+        for (index, id) in node.outputs.iter().enumerate() {
+            if let Some(id) = id {
+                let result = if index == 0 {
+                    result.clone()
+                } else {
+                    Err(format!("`{}` is a further output of its node", self.graph.value(*id).name))
+                };
+                self.values.insert(*id, result);
+            }
+        }
+    }
+
+    fn attention(&mut self, node: &Node, core: AttentionCore) -> Result<(ValueId, Layout), String> {
+        let qkv = self.queries_keys_values(node, &core)?;
+        let attention = PackedAttention {
+            shape: core.shape,
+            precision: self.precision,
+            window: core.window,
+            bias: core.bias,
+        };
+        let output = self.packed.add_node(&node.name, attention, &[qkv, self.cu_seqlens]);
+        Ok((output, Layout::Tokens { is_broadcast: false }))
+    }
+
+    /// One value with the queries, keys and values of all tokens side by side.
+    fn queries_keys_values(&mut self, node: &Node, core: &AttentionCore) -> Result<ValueId, String> {
+        let mut ids = Vec::new();
+        for source in &core.sources {
+            let (id, layout) = self.packed(source.value)?;
+            if layout != (Layout::Tokens { is_broadcast: false }) {
+                return Err(format!("queries, keys or values are {layout}"));
+            }
+            ids.push(id);
+        }
+        let hidden_size = core.shape.num_heads * core.shape.head_dim;
+        let is_side_by_side = |index: usize| core.sources[index].first_column == index * hidden_size;
+        if ids[0] == ids[1]
+            && ids[1] == ids[2]
+            && (0..3).all(is_side_by_side)
+            && core.source_width == 3 * hidden_size
+        {
+            return Ok(ids[0]);
+        }
+        if core.sources.iter().all(|source| source.first_column == 0)
+            && let Some(merged) = self.merged_linear(node, &ids)
+        {
+            return Ok(merged);
+        }
+        let columns = core.sources.iter().map(|source| source.first_column).collect();
+        let operator = layout::Columns { first_columns: columns, width: hidden_size };
+        Ok(self.packed.add_node(format!("{}: queries, keys, values", node.name), operator, &ids))
+    }
+
+    /// Three linear layers of one input as one.
+    fn merged_linear(&mut self, node: &Node, ids: &[ValueId]) -> Option<ValueId> {
+        let writer = |id: &ValueId| self.packed.nodes.iter().rev().find(|node| node.output() == Some(*id));
+        let layers: Vec<&Node> = ids.iter().map(writer).collect::<Option<_>>()?;
+        let linear: &Linear = layers[0].operator()?;
+        let fits = |layer: &&Node| {
+            layer.operator::<Linear>() == Some(linear)
+                && layer.input(0) == layers[0].input(0)
+                && layer.inputs.len() <= 3
+        };
+        if !layers.iter().all(fits) || linear.activation.is_some() {
+            return None;
+        }
+        let mut inputs = vec![layers[0].input(0)];
+        for layer in &layers {
+            inputs.extend([layer.input(1), layer.input(2)]);
+        }
+        let linear = linear.clone();
+        let output = self.packed.add_value(format!("{}: queries, keys, values", node.name));
+        let name = self.packed.value(output).name.clone();
+        self.packed.nodes.push(Node {
+            name,
+            operator: std::sync::Arc::new(linear),
+            inputs,
+            outputs: vec![Some(output)],
+        });
+        Some(output)
+    }
+
+    /// A node like `node` with packed inputs.
+    fn copy(&mut self, node: &Node, inputs: Vec<Option<ValueId>>) -> ValueId {
+        let output = self.packed.add_value(&node.name);
+        let outputs = vec![Some(output)];
+        self.packed.nodes.push(Node {
+            name: node.name.clone(),
+            operator: node.operator.clone(),
+            inputs,
+            outputs,
+        });
+        output
+    }
+
+    fn add(&mut self, node: &Node, operator: impl Operator, inputs: &[ValueId]) -> ValueId {
+        self.packed.add_node(&node.name, operator, inputs)
+    }
+
+    fn constant(&mut self, array: Array) -> ValueId {
+        self.packed.add_constant("", array)
+    }
+
+    fn shape(&self, id: ValueId) -> Option<&'a [Dim]> {
+        self.infos.get(id)?.shape.as_deref()
+    }
+}
+
+/// The padded shape's first two dimensions.
+fn batch_size() -> Dim {
+    Dim::symbol("batch_size")
+}
+
+fn seq_len() -> Dim {
+    Dim::symbol("seq_len")
+}
+
+/// What an encoder's inputs are declared to be, so that all of them have the same symbols.
+pub(crate) fn declare(graph: &mut Graph, roles: &Roles) -> Result<(), Problem> {
+    let inputs = [Some(roles.token_ids), roles.attention_mask, roles.type_ids, roles.positions];
+    for id in inputs.into_iter().flatten() {
+        let value = graph.value_mut(id);
+        let dtype = value.declared.as_ref().map_or(crate::graph::DataType::I64, |info| info.dtype);
+        if !dtype.is_int() {
+            return Err(Problem::new(format!("input `{}` is {dtype}, expected integers", value.name)));
+        }
+        value.declared = Some(Info::new(dtype, vec![batch_size(), seq_len()]));
+    }
+    Ok(())
+}
+
+/// What each value's elements depend on.
+fn dependencies(graph: &Graph, roles: &Roles) -> Vec<u8> {
+    let mut depends = vec![0; graph.num_values()];
+    for id in &graph.inputs {
+        let is_mask = Some(*id) == roles.attention_mask;
+        depends[id.index()] = if is_mask { depends::MASK } else { depends::TOKENS };
+    }
+    for node in &graph.nodes {
+        let of_inputs = node.inputs.iter().flatten().fold(0, |all, id| all | depends[id.index()]);
+        let is_size = matches!(node.operator.name(), "Shape" | "Size");
+        let of_outputs = if is_size && of_inputs != 0 { depends::SIZES } else { of_inputs };
+        for id in node.outputs.iter().flatten() {
+            depends[id.index()] = of_outputs;
+        }
+    }
+    depends
+}

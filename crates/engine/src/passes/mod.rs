@@ -1,0 +1,35 @@
+//! Rewrites of graphs, one per file: several nodes become one that a kernel computes.
+//!
+//! A pass looks at each node as the last of a pattern and puts an operator of [`fused`](crate::ops::fused) in its place
+//! if the pattern is there; nodes that nobody reads any more are removed afterwards. A pass never changes what is
+//! computed but by rounding: constants that a pattern fixes are compared, not assumed.
+
+mod activation;
+mod add_norm;
+mod layer_norm;
+mod linear;
+mod mlp;
+mod pattern;
+
+pub(crate) use activation::scaled_by;
+pub(crate) use pattern::Pattern;
+
+use crate::graph::Graph;
+use crate::{Precision, Result};
+
+/// Fuses what runs on the CPU's kernels.
+///
+/// # Errors
+///
+/// When a node does not take its inputs.
+pub(crate) fn fuse(graph: &mut Graph, precision: Precision) -> Result<()> {
+    crate::graph::passes::simplify(graph)?;
+    for pass in [layer_norm::fuse, activation::fuse] {
+        pass(graph)?;
+    }
+    linear::fuse(graph, precision)?;
+    add_norm::fuse(graph)?;
+    mlp::fuse(graph)?;
+    crate::graph::passes::remove_dead_nodes(graph);
+    Ok(())
+}

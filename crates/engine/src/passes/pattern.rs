@@ -1,0 +1,99 @@
+//! What passes ask of a graph.
+
+use std::sync::Arc;
+
+use crate::graph::{Graph, Node, Operator, ValueId};
+
+/// A graph with the node that writes each value.
+pub(crate) struct Pattern<'a> {
+    pub(super) graph: &'a Graph,
+    writers: Vec<Option<usize>>,
+    uses: Vec<usize>,
+}
+
+impl<'a> Pattern<'a> {
+    pub(crate) fn new(graph: &'a Graph) -> Self {
+        let mut writers = vec![None; graph.num_values()];
+        for (index, node) in graph.nodes.iter().enumerate() {
+            for id in node.outputs.iter().flatten() {
+                writers[id.index()] = Some(index);
+            }
+        }
+        Self { graph, writers, uses: graph.uses() }
+    }
+
+    /// The node whose first output is this value.
+    pub(crate) fn node(&self, id: ValueId) -> Option<&'a Node> {
+        let node = &self.graph.nodes[self.writers[id.index()]?];
+        (node.output() == Some(id)).then_some(node)
+    }
+
+    /// The place of the node that writes this value.
+    pub(crate) fn index(&self, id: ValueId) -> Option<usize> {
+        self.writers[id.index()]
+    }
+
+    /// [`node`](Self::node), if its operator has this name.
+    pub(crate) fn named(&self, id: ValueId, name: &str) -> Option<&'a Node> {
+        self.node(id).filter(|node| node.operator.name() == name)
+    }
+
+    /// [`node`](Self::node), if its operator is of this type.
+    pub(crate) fn operator<T: Operator>(&self, id: ValueId) -> Option<(&'a Node, &'a T)> {
+        let node = self.node(id)?;
+        Some((node, node.operator()?))
+    }
+
+    /// Whether the value is read in one place only.
+    pub(super) fn is_used_once(&self, id: ValueId) -> bool {
+        self.uses[id.index()] == 1
+    }
+
+    /// The number that this value is, if it is a constant of one floating-point element.
+    pub(crate) fn scalar(&self, id: ValueId) -> Option<f32> {
+        let constant = self.graph.constant(id)?;
+        if constant.len() != 1 || !constant.dtype().is_float() {
+            return None;
+        }
+        constant.array().to_floats().ok().map(|values| values[0])
+    }
+
+    /// Whether the value is this number, as files round it.
+    pub(super) fn is_scalar(&self, id: ValueId, expected: f32) -> bool {
+        self.scalar(id).is_some_and(|value| (value - expected).abs() <= 1e-3 * expected.abs())
+    }
+
+    /// Both orders of a node's two inputs.
+    pub(super) fn both_orders(node: &Node) -> Vec<(ValueId, ValueId)> {
+        match (node.input(0), node.input(1), node.inputs.len()) {
+            (Some(a), Some(b), 2) => vec![(a, b), (b, a)],
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// What takes the place of a node.
+pub(super) struct Replacement {
+    operator: Arc<dyn Operator>,
+    inputs: Vec<Option<ValueId>>,
+}
+
+impl Replacement {
+    pub(super) fn new(operator: impl Operator, inputs: Vec<Option<ValueId>>) -> Self {
+        Self { operator: Arc::new(operator), inputs }
+    }
+}
+
+/// Replaces every node for which `rule` has something better.
+pub(super) fn replace(graph: &mut Graph, rule: impl Fn(&Pattern, &Node) -> Option<Replacement>) {
+    let pattern = Pattern::new(graph);
+    let replacements: Vec<_> = graph.nodes.iter().map(|node| rule(&pattern, node)).collect();
+    for (node, replacement) in graph.nodes.iter_mut().zip(replacements) {
+        if let Some(Replacement { operator, inputs }) = replacement {
+            node.operator = operator;
+            node.inputs = inputs;
+            node.outputs.truncate(1);
+        }
+    }
+    crate::graph::passes::remove_dead_nodes(graph);
+}

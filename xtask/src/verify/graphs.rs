@@ -1,0 +1,197 @@
+//! ONNX files against ONNX Runtime's outputs of the same files.
+//!
+//! Each file runs in two ways: as the graph that it is, on exactly the inputs that ONNX Runtime got, and, where it is a
+//! text encoder, as one, on the token ids of each case's texts. The second must give what the first gives for real
+//! tokens.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use candlewick::Precision;
+use candlewick_engine::graph::{Array, DataType, Session};
+use candlewick_engine::{Batch, ImportOptions, ImportedEncoder, TextEncoder, onnx};
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+
+use super::{Agreement, Row, Verdict, agreement};
+
+#[derive(Deserialize)]
+struct Manifest {
+    file: Vec<File>,
+}
+
+/// A file and how it came to be.
+#[derive(Clone, Debug, Deserialize)]
+pub struct File {
+    /// Below the manifest.
+    pub path: String,
+    reference: String,
+    /// The model's architecture, as transformers calls it.
+    pub architecture: String,
+    /// Which exporter, optimiser and types made it.
+    pub dialect: String,
+    cases: Vec<String>,
+    outputs: Vec<Output>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Output {
+    name: String,
+}
+
+/// The files that a folder's manifest lists.
+///
+/// # Errors
+///
+/// When there is no such manifest.
+pub fn files(folder: &Path) -> Result<Vec<File>> {
+    let path = folder.join("manifest.toml");
+    let text =
+        std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
+    let manifest: Manifest = toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
+    Ok(manifest.file)
+}
+
+/// Runs a file; what it is compared with lies beside it.
+pub fn verify(folder: &Path, file: &File) -> Row {
+    let mut row = Row {
+        model: format!("onnx/{}", file.path.trim_end_matches(".onnx")),
+        format: "onnx",
+        dtype: "graph".to_owned(),
+        precision: Precision::F32,
+        max_abs: f64::NAN,
+        min_cosine: f64::NAN,
+        verdict: Verdict::Ok,
+    };
+    if let Err(error) = compare(folder, file, &mut row) {
+        row.verdict = Verdict::Failed(error);
+    }
+    row
+}
+
+/// How far a file may be from ONNX Runtime: int8 rounds to steps that a last bit can decide.
+fn tolerance(file: &File) -> (f64, f64) {
+    let has = |words: &[&str]| words.iter().any(|word| file.dialect.contains(word));
+    if has(&["fp16", "bf16"]) {
+        (5e-2, 0.999)
+    } else if has(&["quantized", "qdq", "qoperator", "per-channel"]) {
+        (f64::INFINITY, 0.9999)
+    } else {
+        (1e-5, 1.0 - 1e-6)
+    }
+}
+
+type Tensors = BTreeMap<String, Array>;
+
+fn compare(folder: &Path, file: &File, row: &mut Row) -> Result<(), String> {
+    let words = |error: &dyn std::fmt::Display| error.to_string();
+    let reference = read(&folder.join(&file.reference)).map_err(|error| format!("{error:#}"))?;
+    let model = onnx::read(&folder.join(&file.path)).map_err(|error| words(&error))?;
+    let session = Session::new(model.graph).map_err(|error| words(&error))?;
+    let mut worst = Agreement { max_abs: 0.0, min_cosine: 1.0 };
+    for case in &file.cases {
+        let prefix = format!("{case}.input.");
+        let given =
+            reference.iter().filter_map(|(name, array)| Some((name.strip_prefix(&prefix)?, array.clone())));
+        let outputs = session.run(given).map_err(|error| format!("{case}: {error}"))?;
+        for (name, found) in session.output_names().zip(outputs) {
+            let Some(expected) = reference.get(&format!("{case}.output.{name}")) else {
+                return Err(format!("{case}: there is no reference of `{name}`"));
+            };
+            let found =
+                compare_arrays(&found, expected).ok_or(format!("{case}: `{name}` is of another shape"))?;
+            worst.merge(found);
+        }
+    }
+    (row.max_abs, row.min_cosine) = (worst.max_abs, worst.min_cosine);
+    let (max_abs, min_cosine) = tolerance(file);
+    let check = |found: Agreement, what: &str| {
+        // NaN fails both.
+        let is_close = found.max_abs <= max_abs && found.min_cosine >= min_cosine;
+        let problem = format!("{what}: off by {:.1e}, cosine {:.7}", found.max_abs, found.min_cosine);
+        if is_close { Ok(()) } else { Err(problem) }
+    };
+    check(worst, "the graph")?;
+    if reference.keys().any(|name| name.ends_with(".input.pixel_values")) {
+        return Ok(());
+    }
+    let encoder = ImportedEncoder::load(&folder.join(&file.path), &ImportOptions::default());
+    let encoder = encoder.map_err(|error| format!("as an encoder: {error}"))?;
+    row.dtype = if encoder.unpacked_because().is_some() { "padded" } else { "packed" }.to_owned();
+    let encoded = compare_encoder(&encoder, file, &reference)?;
+    worst.merge(encoded);
+    (row.max_abs, row.min_cosine) = (worst.max_abs, worst.min_cosine);
+    check(encoded, "the encoder")
+}
+
+/// The encoder on the texts of each case, which are real tokens under the mask.
+fn compare_encoder(encoder: &ImportedEncoder, file: &File, reference: &Tensors) -> Result<Agreement, String> {
+    let mut worst = Agreement { max_abs: 0.0, min_cosine: 1.0 };
+    for case in file.cases.iter().filter(|case| case.starts_with("single")) {
+        let ints = |name: &str| {
+            let array = reference.get(&format!("{case}.input.{name}"))?;
+            Some(array.to_ints().ok()?.into_iter().map(|id| id as u32).collect::<Vec<u32>>())
+        };
+        let ids = ints("input_ids").ok_or("there are no input_ids")?;
+        let batch = Batch::pack([(ids.as_slice(), ints("token_type_ids").as_deref())]);
+        let found = encoder.forward(&batch.map_err(|error| error.to_string())?);
+        let found =
+            found.and_then(|rows| Ok(rows.to_vec2::<f32>()?)).map_err(|error| format!("{case}: {error}"))?;
+        let expected = expected_rows(encoder, file, reference, case)?;
+        worst.merge(agreement(&found, &expected));
+    }
+    Ok(worst)
+}
+
+fn expected_rows(
+    encoder: &ImportedEncoder,
+    file: &File,
+    reference: &Tensors,
+    case: &str,
+) -> Result<Vec<Vec<f32>>, String> {
+    let rank = if encoder.is_pooled() { 2 } else { 3 };
+    let output = file.outputs.iter().find_map(|output| {
+        let array = reference.get(&format!("{case}.output.{}", output.name))?;
+        (array.rank() == rank && array.dtype().is_float()).then_some(array)
+    });
+    let output = output.ok_or("there is no such output")?;
+    let rows = output.to_floats().map_err(|problem| problem.to_string())?;
+    Ok(rows.chunks(encoder.hidden_size()).map(<[f32]>::to_vec).collect())
+}
+
+fn compare_arrays(found: &Array, expected: &Array) -> Option<Agreement> {
+    if found.shape() != expected.shape() || found.dtype() != expected.dtype() {
+        return None;
+    }
+    let floats = |array: &Array| match array.to_floats() {
+        Ok(values) => Some(values.into_owned()),
+        Err(_) => Some(array.to_ints().ok()?.into_iter().map(|value| value as f32).collect()),
+    };
+    let (found, expected) = (floats(found)?, floats(expected)?);
+    if found == expected {
+        return Some(Agreement { max_abs: 0.0, min_cosine: 1.0 });
+    }
+    Some(agreement(&[found], &[expected]))
+}
+
+fn read(path: &Path) -> Result<Tensors> {
+    let bytes = std::fs::read(path).with_context(|| format!("could not read {}", path.display()))?;
+    let tensors = SafeTensors::deserialize(&bytes).with_context(|| format!("{}", path.display()))?;
+    let array = |view: &safetensors::tensor::TensorView| -> Result<Array> {
+        let dtype = match view.dtype() {
+            Dtype::F32 => DataType::F32,
+            Dtype::F16 => DataType::F16,
+            Dtype::BF16 => DataType::Bf16,
+            Dtype::F64 => DataType::F64,
+            Dtype::I64 => DataType::I64,
+            Dtype::I32 => DataType::I32,
+            Dtype::BOOL => DataType::Bool,
+            Dtype::U8 => DataType::U8,
+            Dtype::I8 => DataType::I8,
+            other => anyhow::bail!("tensors of {other:?} are not read"),
+        };
+        Ok(Array::from_le_bytes(dtype, view.shape().to_vec(), view.data().to_vec())?)
+    };
+    tensors.iter().map(|(name, view)| Ok((name.to_owned(), array(&view)?))).collect()
+}
