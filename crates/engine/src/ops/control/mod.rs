@@ -3,6 +3,8 @@
 mod branch;
 mod iterate;
 mod scan;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

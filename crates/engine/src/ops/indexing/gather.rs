@@ -1,7 +1,7 @@
 //! `Gather`, `GatherElements` and `GatherND`.
 
 use crate::graph::{
-    Array, Dim, Info, Operands, Operator, Problem, checked_len, element_count, for_type, problem,
+    Array, Dim, Element, Info, Operands, Operator, Problem, checked_len, element_count, for_type, problem,
 };
 use crate::ops::{NodeReader, axes};
 
@@ -43,27 +43,30 @@ impl Operator for Gather {
         let places = places(&indices.to_ints()?, size)?;
         let (outer, inner) = (&data.shape()[..axis], &data.shape()[axis + 1..]);
         let shape = [outer, indices.shape(), inner].concat();
-        let len = checked_len(&shape, data.dtype().size())?;
+        if checked_len(&shape, data.dtype().size())? == 0 {
+            return Ok(vec![for_type!(data.dtype(), T => Array::new(shape, Vec::<T>::new())?)]);
+        }
+        let (outer, run) = (element_count(outer)?, element_count(inner)?);
         Ok(vec![for_type!(data.dtype(), T => {
-            let values = data.values::<T>()?;
-            let mut picked = Vec::with_capacity(len);
-            if len > 0 {
-                let run = element_count(inner)?;
-                for outer in 0..element_count(outer)? {
-                    let start = outer * size;
-                    if run == 1 {
-                        picked.extend(places.iter().map(|place| values[start + place].clone()));
-                        continue;
-                    }
-                    for place in &places {
-                        let at = (start + place) * run;
-                        picked.extend_from_slice(&values[at..at + run]);
-                    }
-                }
-            }
-            Array::new(shape, picked)?
+            Array::new(shape, gather(data.values::<T>()?, [outer, size, run], &places))?
         })])
     }
+}
+
+/// The runs of elements at `places` of each block of `size` runs.
+fn gather<T: Element>(values: &[T], [outer, size, run]: [usize; 3], places: &[usize]) -> Vec<T> {
+    let mut picked = Vec::with_capacity(outer * places.len() * run);
+    for start in (0..outer).map(|outer| outer * size) {
+        if run == 1 {
+            picked.extend(places.iter().map(|place| values[start + place].clone()));
+            continue;
+        }
+        for place in places {
+            let at = (start + place) * run;
+            picked.extend_from_slice(&values[at..at + run]);
+        }
+    }
+    picked
 }
 
 fn pick(ints: &[Dim], indices: &[i64]) -> Result<Vec<Dim>, Problem> {
@@ -111,8 +114,7 @@ impl Operator for GatherElements {
         let (data, indices) = (inputs.get(0)?, inputs.get(1)?);
         let places = element_places(data.shape(), indices, self.axis)?;
         Ok(vec![for_type!(data.dtype(), T => {
-            let values = data.values::<T>()?;
-            Array::new(indices.shape(), places.into_iter().map(|place| values[place].clone()).collect())?
+            Array::new(indices.shape(), gather(data.values::<T>()?, [1, 0, 1], &places))?
         })])
     }
 }

@@ -4,7 +4,8 @@ use std::cmp::Ordering;
 
 use super::top_k::Ordered;
 use crate::graph::{
-    Array, DataType, Dim, Info, Operands, Operator, Problem, checked_len, element_count, for_type, problem,
+    Array, DataType, Dim, Element, Info, Operands, Operator, Problem, checked_len, element_count, for_type,
+    problem,
 };
 use crate::ops::{NodeReader, axes};
 
@@ -53,20 +54,23 @@ impl Operator for OneHot {
         let (outer, inner) = indices.shape().split_at(axis);
         let shape = [outer, &[depth], inner].concat();
         checked_len(&shape, values.dtype().size())?;
-        let run = element_count(inner)?;
-        Ok(vec![for_type!(values.dtype(), T => {
-            let [off, on] = values.values::<T>()? else {
-                problem!("{} values, expected two", values.len());
-            };
-            let mut hot = Array::full(shape.as_slice(), off.clone())?.into_values::<T>()?;
-            for (place, &index) in truncated(indices)?.iter().enumerate() {
-                if let Some(index) = axes::index(index, depth) {
-                    hot[(place / run * depth + index) * run + place % run] = on.clone();
-                }
-            }
-            Array::new(shape, hot)?
-        })])
+        let (run, indices) = (element_count(inner)?, truncated(indices)?);
+        let place = |(place, &index): (usize, &i64)| {
+            axes::index(index, depth).map(|index| (place / run * depth + index) * run + place % run)
+        };
+        let places: Vec<usize> = indices.iter().enumerate().filter_map(place).collect();
+        Ok(vec![for_type!(values.dtype(), T => one_hot::<T>(shape, values, &places)?)])
     }
+}
+
+/// The second of two values at `places`, the first elsewhere.
+fn one_hot<T: Element>(shape: Vec<usize>, values: &Array, places: &[usize]) -> Result<Array, Problem> {
+    let [off, on] = values.values::<T>()? else {
+        problem!("{} values, expected two", values.len());
+    };
+    let mut hot = vec![off.clone(); checked_len(&shape, size_of::<T>())?];
+    places.iter().for_each(|&place| hot[place] = on.clone());
+    Array::new(shape, hot)
 }
 
 /// `NonZero`: the indices of all elements that are not zero, by axis.

@@ -4,7 +4,9 @@ use half::{bf16, f16};
 
 use super::repeat::{size, sizes};
 use super::shaped;
-use crate::graph::{Array, DataType, Dim, Info, Operands, Operator, Problem, checked_len, for_type, problem};
+use crate::graph::{
+    Array, DataType, Dim, Element, Info, Operands, Operator, Problem, checked_len, for_type, problem,
+};
 use crate::ops::NodeReader;
 
 /// Elements that are known of one vector: vectors of sizes are shorter.
@@ -91,10 +93,12 @@ impl Operator for ConstantOfShape {
 
     fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
         let shape = sizes(inputs.get(0)?)?;
-        Ok(vec![for_type!(self.value.dtype(), T => {
-            Array::full(shape, self.value.values::<T>()?[0].clone())?
-        })])
+        Ok(vec![for_type!(self.value.dtype(), T => full::<T>(shape, &self.value)?)])
     }
+}
+
+fn full<T: Element>(shape: Vec<usize>, value: &Array) -> Result<Array, Problem> {
+    Array::full(shape, value.values::<T>()?[0].clone())
 }
 
 /// `Range`: numbers at equal distances.

@@ -119,6 +119,15 @@ impl Pad {
     }
 }
 
+/// The value to pad with.
+fn padding<T: Element>(value: Option<&Array>) -> Result<T, Problem> {
+    match value.map(Array::values::<T>).transpose()? {
+        None => Ok(T::default()),
+        Some([value]) => Ok(value.clone()),
+        Some(values) => problem!("{} values to pad with, expected one", values.len()),
+    }
+}
+
 fn padded(size: i64, before: i64, after: i64) -> Result<usize, Problem> {
     let padded = size.checked_add(before).and_then(|size| size.checked_add(after));
     match padded.map(usize::try_from) {
@@ -183,14 +192,7 @@ impl Operator for Pad {
         let given = inputs.optional(3).map(Array::to_ints).transpose()?;
         let pads = pads_by_axis(&pads, given.as_deref(), array.rank())?;
         Ok(vec![for_type!(array.dtype(), T => {
-            let value = match &value {
-                None => T::default(),
-                Some(value) => match value.values::<T>()? {
-                    [value] => value.clone(),
-                    values => problem!("{} values to pad with, expected one", values.len()),
-                },
-            };
-            self.run_axes(array, &pads, &value)?
+            self.run_axes::<T>(array, &pads, &padding(value.as_ref())?)?
         })])
     }
 }

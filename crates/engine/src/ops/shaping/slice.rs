@@ -68,15 +68,13 @@ fn range_dim(size: &Dim, start: &Dim, end: &Dim, step: i64) -> Dim {
     const BEFORE: i64 = -END;
     let (known_start, known_end) = (start.known(), end.known());
     match (size.known_size(), known_start, known_end) {
-        (Some(size), Some(start), Some(end)) => return range(size, start, end, step).1.into(),
-        (_, Some(0), Some(END..)) if step == 1 => return size.clone(),
-        (_, None | Some(0), Some(0)) if step > 0 => return 0i64.into(),
+        (Some(size), Some(start), Some(end)) => range(size, start, end, step).1.into(),
+        (_, Some(0), Some(END..)) if step == 1 => size.clone(),
+        (_, None | Some(0), Some(0)) if step > 0 => 0i64.into(),
         // Backwards from the end past the start.
-        (None, Some(-1 | END..), Some(..=BEFORE)) if step == -1 => return size.clone(),
-        (Some(size @ 2..), Some(0), None) if step == 1 && end.is_size() => {
-            return end.limited(size as i64);
-        }
-        (None, Some(0), None) if step == 1 && end == size => return size.clone(),
+        (None, Some(-1 | END..), Some(..=BEFORE)) if step == -1 => size.clone(),
+        (Some(size @ 2..), Some(0), None) if step == 1 && end.is_size() => end.limited(size as i64),
+        (None, Some(0), None) if step == 1 && end == size => size.clone(),
         _ => Dim::unknown(),
     }
 }

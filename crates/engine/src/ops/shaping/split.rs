@@ -53,7 +53,7 @@ impl Split {
             (SplitSizes::Attribute(sizes), _) => sizes,
             (SplitSizes::Input, Some(sizes)) => sizes,
             (SplitSizes::Input, None) => problem!("input 1 is missing"),
-            (SplitSizes::Equal, _) if self.parts == 0 || size % self.parts != 0 => {
+            (SplitSizes::Equal, _) if self.parts == 0 || !size.is_multiple_of(self.parts) => {
                 problem!("{size} cannot be split into {} equal parts", self.parts)
             }
             _ => {
