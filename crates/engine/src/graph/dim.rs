@@ -98,6 +98,11 @@ impl Dim {
         }
     }
 
+    /// The number where symbols stand for these; `None` where a symbol stands for none.
+    pub fn evaluate(&self, symbol: impl Fn(&str) -> Option<i64>) -> Option<i64> {
+        self.symbols.iter().try_fold(self.factor, |product, name| product.checked_mul(symbol(name)?))
+    }
+
     /// `self * other`.
     pub fn times(&self, other: &Self) -> Self {
         let Some(factor) = self.factor.checked_mul(other.factor) else {

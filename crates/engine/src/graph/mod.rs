@@ -169,6 +169,11 @@ impl Graph {
 }
 
 impl ValueId {
+    /// The value that is added to a graph of this many values.
+    pub(crate) fn new(index: usize) -> Self {
+        Self(u32::try_from(index).expect("a graph has fewer values than 2^32"))
+    }
+
     /// An index for tables with an entry per value of a graph.
     pub fn index(self) -> usize {
         self.0 as usize

@@ -66,7 +66,7 @@ impl LayerNormOp<'_> {
         if hidden_size != self.weight.len() || hidden_size != self.bias.len() || hidden_size == 0 {
             bail!("layer_norm: rows of {hidden_size} with a weight of {}", self.weight.len());
         }
-        Ok((CpuStorage::F32(self.normalize_rows(x, residual)), shape.clone()))
+        Ok(self.normalize_rows(x, residual))
     }
 
     /// Rows of as many elements as the weight has, at least one.
@@ -85,11 +85,7 @@ impl LayerNormOp<'_> {
         });
         // SAFETY: all rows were written.
         unsafe { y.set_len(x.len()) };
-<<<<<<< HEAD
-        Ok(y)
-=======
         y
->>>>>>> ops-math
     }
 }
 

@@ -4,28 +4,26 @@
 //! <https://onnx.ai/onnx/operators/>, and of ONNX Runtime's contrib operators,
 //! <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>.
 
-mod attention;
+pub(crate) mod attention;
 mod axes;
 mod broadcast;
 mod control;
-mod elementwise;
+pub(crate) mod elementwise;
 pub(crate) mod fused;
-mod indexing;
-mod matmul;
+pub(crate) mod indexing;
+pub(crate) mod matmul;
 mod matrix;
-mod microsoft;
-mod normalisation;
+pub(crate) mod microsoft;
+pub(crate) mod normalisation;
 mod number;
 mod permute;
-mod quantized;
-mod reduction;
-mod shaping;
+pub(crate) mod quantized;
+pub(crate) mod reduction;
+pub(crate) mod shaping;
 mod strided;
 mod vision;
 
 use std::ops::RangeInclusive;
-
-pub(crate) use indexing::sequence::CumSum;
 
 use crate::graph::{Attributes, Operator, Problem, problem};
 

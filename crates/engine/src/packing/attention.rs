@@ -9,6 +9,7 @@ use super::mask::{self, Kind, Meaning};
 use super::{Packer, batch_size, depends, seq_len};
 use crate::graph::{Array, Node, ValueId};
 use crate::kernels::AttentionShape;
+use crate::ops::microsoft::{Attention, SelfAttention};
 use crate::passes::scaled_by;
 
 /// An attention layer without its projections.
@@ -22,6 +23,9 @@ pub(super) struct AttentionCore {
     pub(super) window: Option<usize>,
     /// A table for `PackedAttention`.
     pub(super) bias: Option<(Vec<f32>, usize)>,
+    /// Input, weight and bias of the linear layer that makes queries, keys and values, if it is part of the node; then
+    /// there are no sources.
+    pub(super) projection: Option<[Option<ValueId>; 3]>,
 }
 
 /// Where queries, keys or values of all heads are, side by side in the order of the heads.
@@ -35,8 +39,12 @@ pub(super) struct Source {
 /// Sizes of made-up inputs; no two dimensions of real models are likely to be these.
 const SIZES: [usize; 2] = [2, 3];
 
-/// The attention whose result `node` turns back into `[batch_size, seq_len, hidden_size]`, if it is one.
-pub(super) fn find(packer: &mut Packer, node: &Node) -> Option<AttentionCore> {
+/// The attention whose result `node` turns back into `[batch_size, seq_len, hidden_size]`, if it is one; or why it is one
+/// that does not run packed.
+pub(super) fn find(packer: &mut Packer, node: &Node) -> Option<Result<AttentionCore, String>> {
+    if let Some(attention) = node.operator::<Attention>() {
+        return Some(whole_layer(packer, node, attention));
+    }
     let output = node.output()?;
     match packer.shape(output)? {
         [batch, seq, hidden] if *batch == batch_size() && *seq == seq_len() && hidden.known().is_some() => {}
@@ -49,8 +57,45 @@ pub(super) fn find(packer: &mut Packer, node: &Node) -> Option<AttentionCore> {
     let product_node = packer.pattern.named(product, "MatMul")?;
     let softmax = softmax_behind(packer, product_node.input(0)?)?;
     let scores = packer.pattern.node(softmax)?.input(0)?;
-    let product_of_scores = scores_behind(packer, scores)?;
-    core(packer, output, product, product_node, &product_of_scores, scores).ok()
+    let parts = scores_behind(packer, scores);
+    Some(parts.and_then(|parts| core(packer, output, product, product_node, &parts, scores)))
+}
+
+/// com.microsoft's node, which holds the projection too.
+fn whole_layer(packer: &mut Packer, node: &Node, operator: &Attention) -> Result<AttentionCore, String> {
+    let SelfAttention { num_heads, scale, is_causal, has_present, .. } = operator.attention;
+    let weight = node.input(1).and_then(|id| packer.graph.constant(id)).ok_or("its weight is no constant")?;
+    let &[_, columns] = weight.shape() else {
+        return Err("its weight is no matrix".to_owned());
+    };
+    let hidden_size = columns / 3;
+    let is_plain = operator.qkv_hidden_sizes.is_none_or(|sizes| sizes == [hidden_size; 3]);
+    if is_causal
+        || has_present
+        || !is_plain
+        || columns % 3 != 0
+        || num_heads == 0
+        || hidden_size % num_heads != 0
+    {
+        return Err("of a kind that is not packed".to_owned());
+    }
+    if node.inputs.iter().skip(4).any(Option::is_some) {
+        return Err("a past or a bias is not packed".to_owned());
+    }
+    if let Some(mask) = node.input(3) {
+        mask_meaning(packer, mask, Kind::Index)?;
+    }
+    let head_dim = hidden_size / num_heads;
+    let scale = scale.unwrap_or_else(|| 1.0 / (head_dim as f32).sqrt());
+    let no_source = Source { value: node.input(0).ok_or("it has no input")?, first_column: 0 };
+    Ok(AttentionCore {
+        shape: AttentionShape { num_heads, head_dim, scale },
+        sources: [no_source; 3],
+        source_width: hidden_size,
+        window: None,
+        bias: None,
+        projection: Some([node.input(0), node.input(1), node.input(2)]),
+    })
 }
 
 /// What is found between the softmax and the product of queries and keys.
@@ -69,7 +114,7 @@ fn core(
     scores: &Scores,
     softmax_input: ValueId,
 ) -> Result<AttentionCore, String> {
-    let graph = packer.graph;
+    let (graph, infos) = (packer.graph, packer.infos);
     let (powers, values) = (product_node.inputs[0], product_node.inputs[1]);
     let (powers, values) = (powers.ok_or("no powers")?, values.ok_or("no values")?);
     let scores_node = packer.pattern.node(scores.product).ok_or("no scores")?;
@@ -87,12 +132,13 @@ fn core(
     };
     let (q, k) = (numbers(&queries.shape, 0.7)?, numbers(&keys.shape, 1.3)?);
     let ids = [scores_node.inputs[0], scores_node.inputs[1]].map(|id| id.expect("both were looked at"));
-    let result = evaluate(graph, scores.product, SIZES, None, &[(ids[0], q.clone()), (ids[1], k.clone())])?;
+    let result =
+        evaluate(graph, infos, scores.product, SIZES, None, &[(ids[0], q.clone()), (ids[1], k.clone())])?;
     let alpha = product_scale(&q, &k, &result, [batch * heads, len, head_dim], keys.is_transposed)?;
 
     // The softmax over keys, whatever guards it.
     let raw = numbers(result.shape(), 2.1)?;
-    let soft = evaluate(graph, powers, SIZES, None, &[(softmax_input, raw.clone())])?;
+    let soft = evaluate(graph, infos, powers, SIZES, None, &[(softmax_input, raw.clone())])?;
     check_softmax(&raw, &soft, len)?;
 
     // The way back to tokens.
@@ -102,7 +148,7 @@ fn core(
         vec![batch, heads, len, head_dim]
     };
     let sums = numbered(&value_shape)?;
-    let merged = evaluate(graph, output, SIZES, None, &[(product, sums)])?;
+    let merged = evaluate(graph, infos, output, SIZES, None, &[(product, sums)])?;
     let expected = |b: usize, s: usize, c: usize| {
         let (head, column) = (c / head_dim, c % head_dim);
         ((b * heads + head) * len + s) * head_dim + column
@@ -139,6 +185,7 @@ fn core(
         source_width,
         window: scores.window,
         bias: None,
+        projection: None,
     })
 }
 
@@ -171,19 +218,19 @@ const LAYOUT: &[&str] = &[
 ];
 
 fn operand(packer: &Packer, id: ValueId) -> Result<Operand, String> {
-    let graph = packer.graph;
+    let (graph, infos) = (packer.graph, packer.infos);
     let source = back_to_rows(packer, id).ok_or("no rows of tokens behind it")?;
     let width =
         packer.shape(source).and_then(|shape| shape.last()?.known_size()).ok_or("its width is not known")?;
     let [batch, len] = SIZES;
     let error = |problem: crate::graph::Problem| problem.to_string();
     let ones = Array::full([batch, len, width], 1.0f32).map_err(error)?;
-    let scaled = evaluate(graph, id, SIZES, None, &[(source, ones)])?;
+    let scaled = evaluate(graph, infos, id, SIZES, None, &[(source, ones)])?;
     let scale = *scaled.values::<f32>().map_err(error)?.first().ok_or("it is empty")?;
     if scaled.values::<f32>().map_err(error)?.iter().any(|value| *value != scale) || scale == 0.0 {
         return Err("it is not scaled by one factor".to_owned());
     }
-    let arrived = evaluate(graph, id, SIZES, None, &[(source, numbered(&[batch, len, width])?)])?;
+    let arrived = evaluate(graph, infos, id, SIZES, None, &[(source, numbered(&[batch, len, width])?)])?;
     let shape = arrived.shape().to_vec();
     let (heads, inner) = match *shape.as_slice() {
         [b, heads, a, c] if b == batch => (heads, [a, c]),
@@ -280,56 +327,60 @@ fn softmax_behind(packer: &Packer, mut id: ValueId) -> Option<ValueId> {
 }
 
 /// Goes back from the softmax through scales and masks to the product.
-fn scores_behind(packer: &mut Packer, mut id: ValueId) -> Option<Scores> {
+fn scores_behind(packer: &mut Packer, mut id: ValueId) -> Result<Scores, String> {
     let mut scores = Scores { product: id, scale: 1.0, window: None };
     loop {
-        let node = packer.pattern.node(id)?;
-        let of_tokens = |packer: &Packer, id: ValueId| packer.depends[id.index()] & depends::TOKENS != 0;
+        let node = packer.pattern.node(id).ok_or("scores that no node computes")?;
+        let input = |index: usize| node.input(index).ok_or("an input is missing");
         match node.operator.name() {
             "MatMul" | "FusedMatMul" => {
                 scores.product = id;
-                return Some(scores);
+                return Ok(scores);
             }
-            "Cast" | "Identity" => id = node.input(0)?,
+            "Cast" | "Identity" => id = input(0)?,
             "Mul" | "Div" => {
-                let (scaled, factor) = scaled_by(&packer.pattern, node)?;
+                let (scaled, factor) =
+                    scaled_by(&packer.pattern, node).ok_or("scores are not scaled by a number")?;
                 scores.scale *= factor;
                 id = scaled;
             }
             "Add" => {
-                let (a, b) = (node.input(0)?, node.input(1)?);
-                let (next, mask) = if of_tokens(packer, a) { (a, b) } else { (b, a) };
+                let (a, b) = (input(0)?, input(1)?);
+                let a_is_scores = packer.depends[a.index()] & depends::TOKENS != 0;
+                let (next, mask) = if a_is_scores { (a, b) } else { (b, a) };
                 apply(packer, &mut scores, mask, Kind::Bias)?;
                 id = next;
             }
             "Where" => {
-                let (condition, a, b) = (node.input(0)?, node.input(1)?, node.input(2)?);
+                let (condition, a, b) = (input(0)?, input(1)?, input(2)?);
                 let is_hidden = |id| packer.pattern.scalar(id).is_some_and(|value| value <= -1e4);
                 let (next, kind) = if is_hidden(b) {
                     (a, Kind::Seen)
                 } else if is_hidden(a) {
                     (b, Kind::Hidden)
                 } else {
-                    return None;
+                    return Err("scores are chosen by a condition".to_owned());
                 };
                 apply(packer, &mut scores, condition, kind)?;
                 id = next;
             }
-            _ => return None,
+            other => return Err(format!("{other} between product and softmax")),
         }
     }
 }
 
-fn apply(packer: &mut Packer, scores: &mut Scores, id: ValueId, kind: Kind) -> Option<()> {
+fn apply(packer: &mut Packer, scores: &mut Scores, id: ValueId, kind: Kind) -> Result<(), String> {
     if packer.depends[id.index()] & depends::TOKENS != 0 {
-        return None;
+        return Err("the mask depends on tokens".to_owned());
     }
-    match mask_meaning(packer, id, kind).ok()? {
-        Meaning::Padding => {}
-        Meaning::Window(window) if scores.window.is_none() => scores.window = Some(window),
-        Meaning::Window(_) => return None,
+    match mask_meaning(packer, id, kind)? {
+        Meaning::Padding => Ok(()),
+        Meaning::Window(window) if scores.window.is_none() => {
+            scores.window = Some(window);
+            Ok(())
+        }
+        Meaning::Window(_) => Err("two windows".to_owned()),
     }
-    Some(())
 }
 
 /// [`mask::meaning`], asked once for each mask.
@@ -337,7 +388,7 @@ pub(super) fn mask_meaning(packer: &mut Packer, id: ValueId, kind: Kind) -> Resu
     if let Some(meaning) = packer.masks.get(&id) {
         return Ok(meaning.clone());
     }
-    let meaning = mask::meaning(packer.graph, packer.roles.attention_mask, id, kind)?;
+    let meaning = mask::meaning(packer.graph, packer.infos, packer.roles.attention_mask, id, kind)?;
     packer.masks.insert(id, meaning.clone());
     Ok(meaning)
 }

@@ -4,10 +4,10 @@
 
 use std::fmt;
 
-use super::{Packer, batch_size, seq_len};
+use super::{Packer, Reason, batch_size, seq_len};
 use crate::graph::{Array, DataType, Dim, Info, Node, Operands, Operator, Problem, ValueId, problem};
-use crate::ops::CumSum;
 use crate::ops::fused::{CumSumSequences, FirstTokens, ReduceSequences, Reduction};
+use crate::ops::indexing::CumSum;
 
 /// How a packed value lies, compared with the padded one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +123,7 @@ const REDUCTIONS: &[&str] =
 const RESHAPING: &[&str] = &["Reshape", "Unsqueeze", "Squeeze", "Flatten"];
 
 /// The packed value of a node's first output, or why there is none.
-pub(super) fn pack_node(packer: &mut Packer, node: &Node) -> Result<(ValueId, Layout), String> {
+pub(super) fn pack_node(packer: &mut Packer, node: &Node) -> Result<(ValueId, Layout), Reason> {
     let name = node.operator.name();
     if ELEMENTWISE.contains(&name) || ROWWISE.contains(&name) {
         return same_place(packer, node, ROWWISE.contains(&name));
@@ -141,7 +141,7 @@ pub(super) fn pack_node(packer: &mut Packer, node: &Node) -> Result<(ValueId, La
             match layout {
                 Layout::Tokens { .. } => Ok((x, Layout::Tokens { is_broadcast: true })),
                 Layout::Sequences { .. } => Ok((x, Layout::Sequences { is_broadcast: true })),
-                other => Err(format!("its input is {other}")),
+                other => Err(format!("its input is {other}").into()),
             }
         }
         "CumSum" => {
@@ -149,12 +149,12 @@ pub(super) fn pack_node(packer: &mut Packer, node: &Node) -> Result<(ValueId, La
             let axis = constant_ints(packer, input(node, 1)?)?;
             let is_plain = node.operator::<CumSum>().is_some_and(|sums| !sums.exclusive && !sums.reverse);
             if layout != TOKENS || !is_plain || !matches!(axis[..], [1]) {
-                return Err("running sums of another kind than along each sequence".to_owned());
+                return Err("running sums of another kind than along each sequence".into());
             }
             let cu_seqlens = packer.cu_seqlens;
             Ok((packer.add(node, CumSumSequences, &[x, cu_seqlens]), TOKENS))
         }
-        _ => Err("this operator may look across tokens".to_owned()),
+        _ => Err("this operator may look across tokens".into()),
     }
 }
 
@@ -168,7 +168,7 @@ fn constant_ints(packer: &Packer, id: ValueId) -> Result<Vec<i64>, String> {
 }
 
 /// Elementwise and rowwise operators.
-fn same_place(packer: &mut Packer, node: &Node, is_rowwise: bool) -> Result<(ValueId, Layout), String> {
+fn same_place(packer: &mut Packer, node: &Node, is_rowwise: bool) -> Result<(ValueId, Layout), Reason> {
     let output = node.output().ok_or("it has no output")?;
     let rank = packer.shape(output).map(<[Dim]>::len).ok_or("its output's shape is not known")?;
     let mut inputs = Vec::new();
@@ -187,12 +187,12 @@ fn same_place(packer: &mut Packer, node: &Node, is_rowwise: bool) -> Result<(Val
             let own = if is_rowwise && index > 0 { 0 } else { own_dimensions(packer, node) };
             let leading = own.min((shape.len() + own).saturating_sub(rank));
             if !is_rowwise && !shape[..leading].iter().all(|dim| dim.is(1)) {
-                return Err("a constant differs from token to token".to_owned());
+                return Err("a constant differs from token to token".into());
             }
             continue;
         }
         if is_rowwise && index > 0 && node.operator.name() == "MatMul" {
-            return Err("both factors depend on tokens".to_owned());
+            return Err("both factors depend on tokens".into());
         }
         is_broadcast |= matches!(
             input_layout,
@@ -200,22 +200,22 @@ fn same_place(packer: &mut Packer, node: &Node, is_rowwise: bool) -> Result<(Val
         );
         let kind = std::mem::discriminant(&input_layout);
         if layout != Layout::Constant && std::mem::discriminant(&layout) != kind {
-            return Err(format!("an input is {layout}, another is {input_layout}"));
+            return Err(format!("an input is {layout}, another is {input_layout}").into());
         }
         if shape.len() != rank && input_layout != Layout::Constant {
-            return Err("inputs that depend on tokens have different ranks".to_owned());
+            return Err("inputs that depend on tokens have different ranks".into());
         }
         let least = match input_layout {
             Layout::Tokens { .. } => 2,
             _ => 1,
         };
         if rank < least + usize::from(is_rowwise) {
-            return Err("rows go across tokens".to_owned());
+            return Err("rows go across tokens".into());
         }
         layout = input_layout;
     }
     if is_rowwise && is_broadcast {
-        return Err("rows are not expanded".to_owned());
+        return Err("rows are not expanded".into());
     }
     let layout = match layout {
         Layout::Tokens { .. } => Layout::Tokens { is_broadcast },
@@ -232,7 +232,7 @@ fn same_place(packer: &mut Packer, node: &Node, is_rowwise: bool) -> Result<(Val
 }
 
 /// Whether an input that is not [broadcast](Layout::Tokens) has the shape of the output.
-fn has_full_input(packer: &mut Packer, node: &Node) -> Result<bool, String> {
+fn has_full_input(packer: &mut Packer, node: &Node) -> Result<bool, Reason> {
     let output = packer.shape(node.output().ok_or("it has no output")?).map(<[Dim]>::to_vec);
     for id in node.inputs.iter().flatten() {
         let (_, layout) = packer.packed(*id)?;
@@ -257,7 +257,7 @@ fn own_dimensions(packer: &mut Packer, node: &Node) -> usize {
     most
 }
 
-fn reshape(packer: &mut Packer, node: &Node) -> Result<(ValueId, Layout), String> {
+fn reshape(packer: &mut Packer, node: &Node) -> Result<(ValueId, Layout), Reason> {
     let (id, output) = (input(node, 0)?, node.output().ok_or("it has no output")?);
     let (x, layout) = packer.packed(id)?;
     let shape = packer.shape(output).ok_or("its output's shape is not known")?;
@@ -275,16 +275,16 @@ fn reshape(packer: &mut Packer, node: &Node) -> Result<(ValueId, Layout), String
             ([vec![-1], sizes(rest)?].concat(), SEQUENCES)
         }
         (Layout::Sequences { is_broadcast: true }, [batch, ..]) if *batch == batch_size() => {
-            return Err("what is reshaped is not expanded".to_owned());
+            return Err("what is reshaped is not expanded".into());
         }
-        (layout, _) => return Err(format!("from {layout} to {shape:?}")),
+        (layout, _) => return Err(format!("from {layout} to {shape:?}").into()),
     };
     let to = packer.constant(Array::vector(to));
     Ok((packer.add(node, Reshape, &[x, to]), layout))
 }
 
 /// Reductions and softmax.
-fn reduce(packer: &mut Packer, node: &Node) -> Result<(ValueId, Layout), String> {
+fn reduce(packer: &mut Packer, node: &Node) -> Result<(ValueId, Layout), Reason> {
     let (id, output) = (input(node, 0)?, node.output().ok_or("it has no output")?);
     let (x, layout) = packer.packed(id)?;
     let (from, to) = (
@@ -294,46 +294,46 @@ fn reduce(packer: &mut Packer, node: &Node) -> Result<(ValueId, Layout), String>
     let own = match layout {
         Layout::Tokens { .. } => 2,
         Layout::Sequences { .. } => 1,
-        other => return Err(format!("its input is {other}")),
+        other => return Err(format!("its input is {other}").into()),
     };
     let axes: Vec<Option<ValueId>> = node.inputs[1..]
         .iter()
         .map(|id| id.map(|id| packer.packed(id)).transpose())
         .map(|id| Ok(id?.map(|(id, _)| id)))
-        .collect::<Result<_, String>>()?;
+        .collect::<Result<_, Reason>>()?;
     let keeps_tokens = to.len() >= own && from.len() > own && to[..own] == from[..own];
     if keeps_tokens && !(to == from && node.operator.name() != "Softmax") {
         // The axes are among the last ones: those of tokens are as they were.
         if matches!(layout, TOKENS | SEQUENCES) {
             return Ok((packer.copy(node, [vec![Some(x)], axes].concat()), layout));
         }
-        return Err("what is reduced is not expanded".to_owned());
+        return Err("what is reduced is not expanded".into());
     }
     let reduction = match node.operator.name() {
         "ReduceSum" => Reduction::Sum,
         "ReduceMean" => Reduction::Mean,
         "ReduceMax" => Reduction::Max,
-        _ => return Err("it goes across tokens".to_owned()),
+        _ => return Err("it goes across tokens".into()),
     };
     let [batch, seq, rest @ ..] = from else {
-        return Err("it goes across tokens".to_owned());
+        return Err("it goes across tokens".into());
     };
     let without = [std::slice::from_ref(batch), rest].concat();
     let kept = [&[batch.clone(), 1i64.into()], rest].concat();
     let keep_axis = match to {
         to if *seq == seq_len() && to == without => false,
         to if *seq == seq_len() && to == kept => true,
-        _ => return Err(format!("a reduction of {from:?} to {to:?}")),
+        _ => return Err(format!("a reduction of {from:?} to {to:?}").into()),
     };
     let Layout::Tokens { is_broadcast } = layout else {
-        return Err("it goes across sequences".to_owned());
+        return Err("it goes across sequences".into());
     };
     let cu_seqlens = packer.cu_seqlens;
     let reduced = packer.add(node, ReduceSequences { reduction, keep_axis }, &[x, cu_seqlens]);
     Ok((reduced, Layout::Sequences { is_broadcast }))
 }
 
-fn gather(packer: &mut Packer, node: &Node) -> Result<(ValueId, Layout), String> {
+fn gather(packer: &mut Packer, node: &Node) -> Result<(ValueId, Layout), Reason> {
     let (data, index) = (input(node, 0)?, input(node, 1)?);
     let output =
         packer.shape(node.output().ok_or("it has no output")?).ok_or("its output's shape is not known")?;
@@ -343,7 +343,7 @@ fn gather(packer: &mut Packer, node: &Node) -> Result<(ValueId, Layout), String>
         let expected: Vec<Dim> =
             index_shape.iter().cloned().chain(table.shape()[1..].iter().map(|size| (*size).into())).collect();
         if layout != TOKENS || output != expected {
-            return Err("rows of a table by something else than tokens".to_owned());
+            return Err("rows of a table by something else than tokens".into());
         }
         let (table, _) = packer.packed(data)?;
         return Ok((packer.copy(node, vec![Some(table), Some(rows)]), TOKENS));
@@ -355,12 +355,12 @@ fn gather(packer: &mut Packer, node: &Node) -> Result<(ValueId, Layout), String>
     match shape {
         [batch, seq, rest @ ..] if layout == TOKENS && *seq == seq_len() && is_first => {
             if output != [std::slice::from_ref(batch), rest].concat() {
-                return Err("it takes something else than the first tokens".to_owned());
+                return Err("it takes something else than the first tokens".into());
             }
             let cu_seqlens = packer.cu_seqlens;
             Ok((packer.add(node, FirstTokens, &[x, cu_seqlens]), SEQUENCES))
         }
-        _ => Err("it takes something else than the first tokens".to_owned()),
+        _ => Err("it takes something else than the first tokens".into()),
     }
 }
 

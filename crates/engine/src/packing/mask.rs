@@ -1,7 +1,7 @@
 //! What is added to attention's scores, or decides which of them count.
 
 use super::evaluate::evaluate;
-use crate::graph::{Array, DataType, Graph, ValueId};
+use crate::graph::{Array, DataType, Graph, Infos, ValueId};
 
 /// What a mask means.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +34,7 @@ const LENGTHS: [usize; 5] = [2, 5, 70, 300, 600];
 /// What the mask `id` means: found by running its part of the graph on two sequences, one of them padded.
 pub(super) fn meaning(
     graph: &Graph,
+    infos: &Infos,
     mask: Option<ValueId>,
     id: ValueId,
     kind: Kind,
@@ -43,7 +44,7 @@ pub(super) fn meaning(
         let real = [seq_len, seq_len - seq_len / 3 - 1];
         let ones: Vec<i64> =
             real.iter().flat_map(|real| (0..seq_len).map(move |k| i64::from(k < *real))).collect();
-        let array = evaluate(graph, id, [2, seq_len], mask.map(|mask| (mask, ones.as_slice())), &[])?;
+        let array = evaluate(graph, infos, id, [2, seq_len], mask.map(|mask| (mask, ones.as_slice())), &[])?;
         if kind == Kind::Index {
             check_index(&array, &real, &ones)?;
             continue;

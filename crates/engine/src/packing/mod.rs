@@ -22,7 +22,7 @@ use self::attention::AttentionCore;
 use self::layout::Layout;
 use crate::Precision;
 use crate::graph::{Array, Dim, Graph, Info, Infos, Node, Operator, Problem, ValueId};
-use crate::ops::fused::{Linear, PackedAttention, RowsByPosition};
+use crate::ops::fused::{Linear, PackedAttention, RowsByPosition, WeightLayout};
 use crate::passes::Pattern;
 
 /// What the inputs of an encoder are.
@@ -65,7 +65,7 @@ pub(crate) fn pack(
     for node in &graph.nodes {
         packer.node(node);
     }
-    let (id, layout) = packer.packed(output)?;
+    let (id, layout) = packer.packed(output).map_err(|reason| reason.words)?;
     let layout = match layout {
         Layout::Tokens { is_broadcast: false } => OutputLayout::Tokens,
         Layout::Sequences { is_broadcast: false } => OutputLayout::Sequences,
@@ -91,6 +91,29 @@ mod depends {
     pub(super) const SIZES: u8 = 4;
 }
 
+/// Why a value cannot be packed: the first node in the way is named.
+#[derive(Clone, Debug)]
+struct Reason {
+    words: String,
+    names_node: bool,
+}
+
+impl Reason {
+    fn at(self, node: &Node) -> Self {
+        if self.names_node {
+            return self;
+        }
+        let words = format!("node `{}` ({}): {}", node.name, node.operator.name(), self.words);
+        Self { words, names_node: true }
+    }
+}
+
+impl<T: Into<String>> From<T> for Reason {
+    fn from(words: T) -> Self {
+        Self { words: words.into(), names_node: false }
+    }
+}
+
 struct Packer<'a> {
     graph: &'a Graph,
     infos: &'a Infos,
@@ -103,7 +126,7 @@ struct Packer<'a> {
     positions: ValueId,
     cu_seqlens: ValueId,
     /// For values of the graph: the packed value, or why there is none.
-    values: HashMap<ValueId, Result<(ValueId, Layout), String>>,
+    values: HashMap<ValueId, Result<(ValueId, Layout), Reason>>,
     masks: HashMap<ValueId, mask::Meaning>,
 }
 
@@ -171,7 +194,7 @@ impl<'a> Packer<'a> {
     }
 
     /// The packed value of a value, or why there is none.
-    fn packed(&mut self, id: ValueId) -> Result<(ValueId, Layout), String> {
+    fn packed(&mut self, id: ValueId) -> Result<(ValueId, Layout), Reason> {
         if let Some(known) = self.values.get(&id) {
             return known.clone();
         }
@@ -181,14 +204,14 @@ impl<'a> Packer<'a> {
         } else if self.depends[id.index()] == depends::SIZES {
             self.position_rows(id)
         } else {
-            Err(format!("nothing is known about `{}`", self.graph.value(id).name))
+            Err(format!("nothing is known about `{}`", self.graph.value(id).name).into())
         };
         self.values.insert(id, result.clone());
         result
     }
 
     /// A value that depends on the padded length alone: something about positions.
-    fn position_rows(&mut self, id: ValueId) -> Result<(ValueId, Layout), String> {
+    fn position_rows(&mut self, id: ValueId) -> Result<(ValueId, Layout), Reason> {
         let name = &self.graph.value(id).name;
         let table =
             positions::table(self.graph, self.infos, id).map_err(|reason| format!("`{name}`: {reason}"))?;
@@ -207,24 +230,24 @@ impl<'a> Packer<'a> {
             return;
         }
         let result = match attention::find(self, node) {
-            Some(core) => self.attention(node, core),
+            Some(Ok(core)) => self.attention(node, core),
+            Some(Err(reason)) => Err(format!("attention: {reason}").into()),
             None => layout::pack_node(self, node),
         };
-        let result =
-            result.map_err(|reason| format!("node `{}` ({}): {reason}", node.name, node.operator.name()));
+        let result = result.map_err(|reason| reason.at(node));
         for (index, id) in node.outputs.iter().enumerate() {
             if let Some(id) = id {
                 let result = if index == 0 {
                     result.clone()
                 } else {
-                    Err(format!("`{}` is a further output of its node", self.graph.value(*id).name))
+                    Err(Reason::from("a further output is read").at(node))
                 };
                 self.values.insert(*id, result);
             }
         }
     }
 
-    fn attention(&mut self, node: &Node, core: AttentionCore) -> Result<(ValueId, Layout), String> {
+    fn attention(&mut self, node: &Node, core: AttentionCore) -> Result<(ValueId, Layout), Reason> {
         let qkv = self.queries_keys_values(node, &core)?;
         let attention = PackedAttention {
             shape: core.shape,
@@ -237,12 +260,15 @@ impl<'a> Packer<'a> {
     }
 
     /// One value with the queries, keys and values of all tokens side by side.
-    fn queries_keys_values(&mut self, node: &Node, core: &AttentionCore) -> Result<ValueId, String> {
+    fn queries_keys_values(&mut self, node: &Node, core: &AttentionCore) -> Result<ValueId, Reason> {
+        if let Some(projection) = core.projection {
+            return self.projected(node, projection);
+        }
         let mut ids = Vec::new();
         for source in &core.sources {
             let (id, layout) = self.packed(source.value)?;
             if layout != (Layout::Tokens { is_broadcast: false }) {
-                return Err(format!("queries, keys or values are {layout}"));
+                return Err(format!("queries, keys or values are {layout}").into());
             }
             ids.push(id);
         }
@@ -263,6 +289,24 @@ impl<'a> Packer<'a> {
         let columns = core.sources.iter().map(|source| source.first_column).collect();
         let operator = layout::Columns { first_columns: columns, width: hidden_size };
         Ok(self.packed.add_node(format!("{}: queries, keys, values", node.name), operator, &ids))
+    }
+
+    /// The linear layer that an attention node has in it.
+    fn projected(&mut self, node: &Node, [x, weight, bias]: [Option<ValueId>; 3]) -> Result<ValueId, Reason> {
+        let x = x.ok_or("an input is missing")?;
+        let (x, layout) = self.packed(x)?;
+        if layout != (Layout::Tokens { is_broadcast: false }) {
+            return Err(format!("its input is {layout}").into());
+        }
+        let mut inputs = vec![x];
+        for id in [weight, bias].into_iter().flatten() {
+            if self.graph.constant(id).is_none() {
+                return Err("its weight is no constant".into());
+            }
+            inputs.push(self.packed(id)?.0);
+        }
+        let linear = Linear { layout: WeightLayout::InOut, activation: None, precision: self.precision };
+        Ok(self.packed.add_node(format!("{}: queries, keys, values", node.name), linear, &inputs))
     }
 
     /// Three linear layers of one input as one.
@@ -352,7 +396,7 @@ fn dependencies(graph: &Graph, roles: &Roles) -> Vec<u8> {
     }
     for node in &graph.nodes {
         let of_inputs = node.inputs.iter().flatten().fold(0, |all, id| all | depends[id.index()]);
-        let is_size = matches!(node.operator.name(), "Shape" | "Size");
+        let is_size = matches!(node.operator.name(), "Shape" | "Size" | "PositionIds");
         let of_outputs = if is_size && of_inputs != 0 { depends::SIZES } else { of_inputs };
         for id in node.outputs.iter().flatten() {
             depends[id.index()] = of_outputs;

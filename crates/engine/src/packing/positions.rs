@@ -2,7 +2,7 @@
 
 use super::evaluate::evaluate;
 use super::{batch_size, seq_len};
-use crate::graph::{Array, Element, Graph, Infos, ValueId, for_type};
+use crate::graph::{Array, Dim, Element, Graph, Infos, ValueId, for_type};
 
 /// Positions that are looked for; a file whose positions go on without end gets as many.
 const MAX_POSITIONS: usize = 8192;
@@ -12,13 +12,15 @@ const MAX_POSITIONS: usize = 8192;
 /// A row must be the same whatever the padded length is; that is compared.
 pub(super) fn table(graph: &Graph, infos: &Infos, id: ValueId) -> Result<Array, String> {
     let shape = infos.get(id).and_then(|info| info.shape.as_deref()).ok_or("its shape is not known")?;
+    // A table that is cut to the padded length ends where it ends.
+    let is_rows = |dim: &Dim| *dim == seq_len() || dim.is_limited(&seq_len());
     let axis = match shape {
-        [first, ..] if *first == seq_len() => 0,
-        [first, second, ..] if (first.is(1) || *first == batch_size()) && *second == seq_len() => 1,
+        [first, ..] if is_rows(first) => 0,
+        [first, second, ..] if (first.is(1) || *first == batch_size()) && is_rows(second) => 1,
         _ => return Err(format!("its shape is {shape:?}, which has no row for each token")),
     };
     let rows = |len: usize| -> Option<Array> {
-        let array = evaluate(graph, id, [1, len], None, &[]).ok()?;
+        let array = evaluate(graph, infos, id, [1, len], None, &[]).ok()?;
         let has_rows = array.shape().get(axis) == Some(&len);
         let shape = array.shape().get(axis..)?.to_vec();
         if has_rows { array.with_shape(shape).ok() } else { None }

@@ -8,6 +8,7 @@ mod activation;
 mod add_norm;
 mod layer_norm;
 mod linear;
+mod microsoft;
 mod mlp;
 mod pattern;
 
@@ -24,7 +25,7 @@ use crate::{Precision, Result};
 /// When a node does not take its inputs.
 pub(crate) fn fuse(graph: &mut Graph, precision: Precision) -> Result<()> {
     crate::graph::passes::simplify(graph)?;
-    for pass in [layer_norm::fuse, activation::fuse] {
+    for pass in [microsoft::fuse, layer_norm::fuse, activation::fuse] {
         pass(graph)?;
     }
     linear::fuse(graph, precision)?;

@@ -49,6 +49,11 @@ impl<'a> Pattern<'a> {
         self.uses[id.index()] == 1
     }
 
+    /// Whether anything reads the value.
+    pub(super) fn is_used(&self, id: ValueId) -> bool {
+        self.uses[id.index()] > 0
+    }
+
     /// The number that this value is, if it is a constant of one floating-point element.
     pub(crate) fn scalar(&self, id: ValueId) -> Option<f32> {
         let constant = self.graph.constant(id)?;
@@ -84,16 +89,60 @@ impl Replacement {
     }
 }
 
+/// Nodes that a replacement needs before it.
+pub(super) struct Additions<'a> {
+    name: &'a str,
+    next: usize,
+    nodes: Vec<Node>,
+}
+
+impl Additions<'_> {
+    /// A node; its output.
+    pub(super) fn node(&mut self, operator: impl Operator, inputs: &[ValueId]) -> ValueId {
+        let output = ValueId::new(self.next);
+        self.next += 1;
+        self.node_for(output, operator, inputs);
+        output
+    }
+
+    /// A node that computes a value that is there.
+    pub(super) fn node_for(&mut self, output: ValueId, operator: impl Operator, inputs: &[ValueId]) {
+        self.nodes.push(Node {
+            name: self.name.to_owned(),
+            operator: Arc::new(operator),
+            inputs: inputs.iter().copied().map(Some).collect(),
+            outputs: vec![Some(output)],
+        });
+    }
+}
+
 /// Replaces every node for which `rule` has something better.
 pub(super) fn replace(graph: &mut Graph, rule: impl Fn(&Pattern, &Node) -> Option<Replacement>) {
+    replace_with(graph, |pattern, node, _| rule(pattern, node));
+}
+
+/// [`replace`] by a rule that may need further nodes.
+pub(super) fn replace_with(
+    graph: &mut Graph,
+    rule: impl Fn(&Pattern, &Node, &mut Additions) -> Option<Replacement>,
+) {
     let pattern = Pattern::new(graph);
-    let replacements: Vec<_> = graph.nodes.iter().map(|node| rule(&pattern, node)).collect();
-    for (node, replacement) in graph.nodes.iter_mut().zip(replacements) {
-        if let Some(Replacement { operator, inputs }) = replacement {
-            node.operator = operator;
-            node.inputs = inputs;
-            node.outputs.truncate(1);
-        }
+    let mut next = graph.num_values();
+    let mut nodes = Vec::with_capacity(graph.nodes.len());
+    for node in &graph.nodes {
+        let mut additions = Additions { name: &node.name, next, nodes: Vec::new() };
+        let Some(Replacement { operator, inputs }) = rule(&pattern, node, &mut additions) else {
+            nodes.push(node.clone());
+            continue;
+        };
+        next = additions.next;
+        nodes.append(&mut additions.nodes);
+        let outputs = node.outputs[..1].to_vec();
+        nodes.push(Node { name: node.name.clone(), operator, inputs, outputs });
     }
+    for index in graph.num_values()..next {
+        graph.add_value(format!("value {index}"));
+    }
+    graph.nodes = nodes;
     crate::graph::passes::remove_dead_nodes(graph);
 }

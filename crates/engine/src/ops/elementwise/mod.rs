@@ -7,6 +7,7 @@ pub(super) mod function;
 pub(super) mod logic;
 pub(super) mod variadic;
 
+pub(crate) use arithmetic::{Arithmetic, Operation};
 pub(super) use cast::cast;
 
 use super::broadcast;

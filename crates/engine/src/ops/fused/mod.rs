@@ -7,6 +7,7 @@ mod activate;
 mod layer_norm;
 mod linear;
 mod packed;
+mod sizes;
 
 pub(crate) use activate::Activate;
 pub(crate) use layer_norm::LayerNorm;
@@ -14,3 +15,4 @@ pub(crate) use linear::{Linear, Mlp, WeightLayout};
 pub(crate) use packed::{
     CumSumSequences, FirstTokens, PackedAttention, ReduceSequences, Reduction, RowsByPosition,
 };
+pub(crate) use sizes::{CountOnes, PositionIds};

@@ -13,9 +13,13 @@ mod multi_head;
 mod normalization;
 mod rotary;
 
-pub(super) use attention::{Context, SelfAttention};
-pub(super) use embedding::{Embeddings, MaskIndex, Table};
+pub(crate) use activation::{BiasActivation, Function};
+pub(super) use attention::Context;
+pub(crate) use attention::{Attention, SelfAttention};
+pub(crate) use embedding::{EmbedLayerNormalization, Embeddings, MaskIndex, Table};
 pub(super) use matmul::Activation;
+
+pub(crate) use normalization::SkipLayerNormalization;
 
 use super::{Entry, NodeReader};
 use crate::graph::{Array, Dim, Info, Problem, problem};

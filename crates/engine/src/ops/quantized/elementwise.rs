@@ -75,7 +75,7 @@ impl Operator for QLinearArithmetic {
         let y = for_bytes!(a.array.dtype(), T => {
             if self.is_product {
                 let ratio = a.scale * b.scale / y_scale;
-                broadcast::zip::<T, T>(a.array.clone(), b.array, |x, y| {
+                broadcast::zip::<T, T>(a.array, b.array, |x, y| {
                     let product = (x.to_i32() - a.zero) * (y.to_i32() - b.zero);
                     saturate(product as f32 * ratio, y_zero)
                 })?
@@ -83,7 +83,7 @@ impl Operator for QLinearArithmetic {
                 let (x_ratio, y_ratio) = (a.scale / y_scale, b.scale / y_scale);
                 // Zero points are not integers in the sum: what is left of them is rounded with the rest.
                 let fixed = y_zero as f32 - (x_ratio * a.zero as f32 + y_ratio * b.zero as f32);
-                broadcast::zip::<T, T>(a.array.clone(), b.array, |x, y| {
+                broadcast::zip::<T, T>(a.array, b.array, |x, y| {
                     let sum = y.to_i32() as f32 * y_ratio + (x.to_i32() as f32 * x_ratio + fixed);
                     saturate(sum, 0)
                 })?

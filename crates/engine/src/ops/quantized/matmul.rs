@@ -320,7 +320,7 @@ impl Operator for QGemm {
                 problem!("a bias of shape {:?} does not fit {:?}", c.shape(), product.shape);
             }
             let sums = Array::new(product.shape.clone(), product.sums)?;
-            let sums = broadcast::zip::<i32, i32>(sums, c, |a, b| a.wrapping_add(*b))?;
+            let sums = broadcast::zip::<i32, i32>(&sums, c, |a, b| a.wrapping_add(*b))?;
             product.sums = sums.into_values()?;
         }
         let a_scale = scale(inputs.get(1)?, "a_scale")?;

@@ -1,0 +1,77 @@
+//! ONNX Runtime's own operators as what they are made of, so that the passes after this one see one dialect.
+
+use super::pattern::{Additions, Pattern, Replacement, replace_with};
+use crate::Result;
+use crate::graph::{Graph, Node};
+use crate::kernels::Activation;
+use crate::ops::elementwise::{Arithmetic, Operation};
+use crate::ops::fused::{Activate, CountOnes, LayerNorm, PositionIds};
+use crate::ops::indexing::Gather;
+use crate::ops::microsoft::{BiasActivation, EmbedLayerNormalization, Function, SkipLayerNormalization};
+
+pub(super) fn fuse(graph: &mut Graph) -> Result<()> {
+    replace_with(graph, |pattern, node, additions| {
+        activation(node, additions)
+            .or_else(|| skip_norm(pattern, node, additions))
+            .or_else(|| embeddings(pattern, node, additions))
+    });
+    Ok(())
+}
+
+const ADD: Arithmetic = Arithmetic { operation: Operation::Add };
+
+fn activation(node: &Node, additions: &mut Additions) -> Option<Replacement> {
+    let BiasActivation { function, .. } = node.operator()?;
+    let activation = match function {
+        Function::GeluErf => Activation::GeluErf,
+        Function::GeluTanh => Activation::GeluTanh,
+        Function::QuickGelu { alpha } if *alpha == 1.702 => Activation::QuickGelu,
+        Function::QuickGelu { .. } => return None,
+    };
+    let mut x = node.input(0)?;
+    if let Some(bias) = node.input(1) {
+        x = additions.node(ADD, &[x, bias]);
+    }
+    Some(Replacement::new(Activate { activation }, vec![Some(x)]))
+}
+
+/// `LayerNorm(x + skip + bias)`
+fn skip_norm(pattern: &Pattern, node: &Node, additions: &mut Additions) -> Option<Replacement> {
+    let SkipLayerNormalization { epsilon, is_simplified, .. } = node.operator()?;
+    let has_one_output = node.outputs.iter().skip(1).flatten().all(|id| !pattern.is_used(*id));
+    if *is_simplified || !has_one_output {
+        return None;
+    }
+    let (mut x, skip) = (node.input(0)?, node.input(1)?);
+    if let Some(bias) = node.input(4) {
+        x = additions.node(ADD, &[x, bias]);
+    }
+    let inputs = vec![Some(x), Some(node.input(2)?), Some(node.input(3)?), Some(skip)];
+    Some(Replacement::new(LayerNorm { epsilon: *epsilon }, inputs))
+}
+
+/// The sum of rows of tables, normalised; the second output counts real tokens.
+fn embeddings(pattern: &Pattern, node: &Node, additions: &mut Additions) -> Option<Replacement> {
+    let EmbedLayerNormalization { epsilon } = node.operator()?;
+    if node.outputs.get(2).copied().flatten().is_some_and(|id| pattern.is_used(id)) {
+        return None;
+    }
+    let ids = node.input(0)?;
+    let rows = |additions: &mut Additions, table, ids| additions.node(Gather { axis: 0 }, &[table, ids]);
+    let words = rows(additions, node.input(2)?, ids);
+    let positions = match node.input(8) {
+        Some(positions) => positions,
+        None => additions.node(PositionIds, &[ids]),
+    };
+    let positions = rows(additions, node.input(3)?, positions);
+    let mut sum = additions.node(ADD, &[words, positions]);
+    if let (Some(segments), Some(table)) = (node.input(1), node.input(4)) {
+        let segments = rows(additions, table, segments);
+        sum = additions.node(ADD, &[sum, segments]);
+    }
+    if let (Some(Some(count)), Some(mask)) = (node.outputs.get(1), node.input(7)) {
+        additions.node_for(*count, CountOnes, &[mask]);
+    }
+    let inputs = vec![Some(sum), Some(node.input(5)?), Some(node.input(6)?)];
+    Some(Replacement::new(LayerNorm { epsilon: *epsilon }, inputs))
+}
