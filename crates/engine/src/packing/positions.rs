@@ -19,6 +19,9 @@ pub(super) fn table(graph: &Graph, infos: &Infos, id: ValueId) -> Result<Array, 
         [first, second, ..] if (first.is(1) || *first == batch_size()) && is_rows(second) => 1,
         _ => return Err(format!("its shape is {shape:?}, which has no row for each token")),
     };
+    if shape[axis + 1..].iter().any(|dim| dim.known_size().is_none()) {
+        return Err(format!("its shape is {shape:?}, whose rows are of no known size"));
+    }
     let rows = |len: usize| -> Option<Array> {
         let array = evaluate(graph, infos, id, [1, len], None, &[]).ok()?;
         let has_rows = array.shape().get(axis) == Some(&len);
