@@ -78,7 +78,7 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "DIR", conflicts_with = "registry")]
     pub(crate) model_dir: Option<PathBuf>,
 
-    /// The weights: a path, or a name in that folder [default: model.safetensors]
+    /// The weights, safetensors or ONNX: a path, or a name in that folder [default: model.safetensors, else *.onnx]
     #[arg(long, value_name = "FILE", requires = "model_dir")]
     pub(crate) weights: Option<PathBuf>,
 
@@ -105,6 +105,10 @@ pub(crate) struct ModelArgs {
     /// Read this many tokens of a text, special ones included [default: the model's]
     #[arg(long, value_name = "N")]
     pub(crate) max_length: Option<NonZeroUsize>,
+
+    /// Take this output of an ONNX file [default: the first with a row for each token, or else for each text]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) output_name: Option<String>,
 
     /// Keep only the first N components, for models that are trained for it
     #[arg(long, value_name = "N")]

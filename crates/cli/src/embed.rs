@@ -73,6 +73,7 @@ fn computation(mut options: LoadOptions, model: &ModelArgs, compute: &ComputeArg
     options.normalize = model.normalize;
     options.max_length = model.max_length.map(Into::into);
     options.dim = model.dim.map(Into::into);
+    options.output.clone_from(&model.output_name);
     options.batch_tokens = batch_tokens.map(Into::into);
     options.threads = threads.map(Into::into);
     options.device(*device).precision(*precision)

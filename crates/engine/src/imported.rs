@@ -3,7 +3,7 @@
 //! The graph is fused and, where each of its nodes can be proven to treat tokens alike or to be attention, positions or
 //! pooling, rewritten to run over packed sequences: then it computes what a native architecture computes, with the same
 //! kernels. A graph that cannot be proven runs as it is, on sequences of equal length together, so that there is no
-//! padding either; [`ImportedEncoder::unpacked_because`] says why.
+//! padding either; [`ImportPlan::unpacked_because`] says why.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,15 +12,25 @@ use candle_core::{Device, Tensor};
 
 use crate::graph::{Array, DataType, Dim, Graph, Problem, Session, ValueId};
 use crate::packing::{self, OutputLayout, Roles};
-use crate::{Batch, Error, Precision, Result, TextEncoder, onnx, passes};
+use crate::{Batch, Error, Precision, Result, TextEncoder, ThreadPool, onnx, passes};
+
+/// An ONNX file that is known to be a text encoder, and how it will run; its weights are not read yet.
+#[derive(Debug)]
+pub struct ImportPlan {
+    hidden_size: usize,
+    is_pooled: bool,
+    graph: Graph,
+    /// `None` for a graph that runs packed.
+    padded: Option<Padded>,
+}
 
 /// A text encoder from an ONNX file.
 #[derive(Debug)]
 pub struct ImportedEncoder {
     hidden_size: usize,
     is_pooled: bool,
-    program: Program,
-    unpacked_because: Option<String>,
+    session: Session,
+    padded: Option<Padded>,
 }
 
 /// What an encoder is loaded with.
@@ -33,14 +43,18 @@ pub struct ImportOptions {
     pub precision: Precision,
 }
 
-#[derive(Debug)]
-enum Program {
-    Packed(Session),
-    Padded { session: Session, inputs: PaddedInputs, one_by_one: bool },
+/// How a graph runs that does not run packed.
+#[derive(Clone, Debug)]
+struct Padded {
+    /// Why it does not.
+    reason: String,
+    inputs: PaddedInputs,
+    /// Whether a text's result would depend on the other texts of its batch.
+    one_by_one: bool,
 }
 
 /// Names and types of the inputs of a padded graph.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct PaddedInputs {
     token_ids: (String, DataType),
     attention_mask: Option<(String, DataType)>,
@@ -55,43 +69,83 @@ const PADDED_TOKENS: usize = 4096;
 const MIXING: &[&str] =
     &["DynamicQuantizeLinear", "DynamicQuantizeMatMul", "QAttention", "QEmbedLayerNormalization"];
 
-impl ImportedEncoder {
-    /// Reads a file and prepares it.
+impl ImportPlan {
+    /// Reads a file's graph and decides how it will run.
     ///
     /// # Errors
     ///
     /// When the file cannot be read or holds what is not supported, or is no text encoder: an integer input `input_ids`
     /// and others that are known, an output with a row of numbers for each token or each text.
-    pub fn load(path: &Path, options: &ImportOptions) -> Result<Self> {
-        let invalid = |place: String, problem: String| Error::InvalidOnnx {
-            path: path.to_owned(),
-            place,
-            problem: Problem::new(problem),
-        };
+    pub fn read(path: &Path, options: &ImportOptions) -> Result<Self> {
+        let invalid =
+            |place: String, problem: Problem| Error::InvalidOnnx { path: path.to_owned(), place, problem };
+        let words = |(place, problem): (String, String)| invalid(place, Problem::new(problem));
         let mut graph = onnx::read(path)?.graph;
-        let roles = roles(&graph).map_err(|(place, problem)| invalid(place, problem))?;
-        packing::declare(&mut graph, &roles).map_err(|problem| Error::InvalidOnnx {
-            path: path.to_owned(),
-            place: "inputs".to_owned(),
-            problem,
-        })?;
-        passes::fuse(&mut graph, options.precision)?;
-        let output = choose_output(&graph, options.output.as_deref())
-            .map_err(|(place, problem)| invalid(place, problem))?;
-        let inputs = PaddedInputs::new(&graph, &roles);
+        let roles = roles(&graph).map_err(words)?;
+        packing::declare(&mut graph, &roles).map_err(|problem| invalid("inputs".to_owned(), problem))?;
+        let in_file = |error| in_file(path, error);
+        passes::fuse(&mut graph, options.precision).map_err(in_file)?;
+        let output = choose_output(&graph, options.output.as_deref()).map_err(words)?;
         graph.outputs = vec![output.value];
-        let (program, is_pooled, unpacked_because) =
-            match packing::pack(&graph, &roles, output.value, options.precision) {
-                Ok((packed, layout)) => {
-                    (Program::Packed(Session::new(packed)?), layout == OutputLayout::Sequences, None)
-                }
-                Err(reason) => {
-                    let one_by_one = graph.nodes.iter().any(|node| MIXING.contains(&node.operator.name()));
-                    let session = Session::new(graph)?;
-                    (Program::Padded { session, inputs, one_by_one }, output.is_pooled, Some(reason))
-                }
-            };
-        Ok(Self { hidden_size: output.size, is_pooled, program, unpacked_because })
+        let hidden_size = output.size;
+        match packing::pack(&graph, &roles, output.value, options.precision) {
+            Ok((graph, layout)) => {
+                let is_pooled = layout == OutputLayout::Sequences;
+                Ok(Self { hidden_size, is_pooled, graph, padded: None })
+            }
+            Err(reason) => {
+                let one_by_one = graph.nodes.iter().any(|node| MIXING.contains(&node.operator.name()));
+                let padded = Padded { reason, inputs: PaddedInputs::new(&graph, &roles), one_by_one };
+                Ok(Self { hidden_size, is_pooled: output.is_pooled, graph, padded: Some(padded) })
+            }
+        }
+    }
+
+    /// Numbers of a row of the output.
+    pub fn hidden_size(&self) -> usize {
+        self.hidden_size
+    }
+
+    /// Whether the output has one row for each sequence instead of each token, because the graph pools by itself.
+    pub fn is_pooled(&self) -> bool {
+        self.is_pooled
+    }
+
+    /// Why the graph does not run packed, if it does not.
+    pub fn unpacked_because(&self) -> Option<&str> {
+        self.padded.as_ref().map(|padded| padded.reason.as_str())
+    }
+
+    /// The longest sequence that has positions, where the graph says so.
+    pub fn max_positions(&self) -> Option<usize> {
+        packing::max_positions(&self.graph)
+    }
+
+    /// The graph as it will run.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Reads the weights, with the threads of a pool if there is one.
+    ///
+    /// # Errors
+    ///
+    /// When weights have shapes that do not fit each other.
+    pub fn load(&self, pool: Option<&ThreadPool>) -> Result<ImportedEncoder> {
+        let session = Session::with_threads(self.graph.clone(), pool)?;
+        let (hidden_size, is_pooled, padded) = (self.hidden_size, self.is_pooled, self.padded.clone());
+        Ok(ImportedEncoder { hidden_size, is_pooled, session, padded })
+    }
+}
+
+impl ImportedEncoder {
+    /// [`ImportPlan::read`], then [`ImportPlan::load`].
+    ///
+    /// # Errors
+    ///
+    /// As those.
+    pub fn load(path: &Path, options: &ImportOptions) -> Result<Self> {
+        ImportPlan::read(path, options)?.load(None).map_err(|error| in_file(path, error))
     }
 
     /// Whether [`forward`](TextEncoder::forward) gives one row for each sequence instead of each token, because the
@@ -102,14 +156,19 @@ impl ImportedEncoder {
 
     /// Why the graph does not run packed, if it does not.
     pub fn unpacked_because(&self) -> Option<&str> {
-        self.unpacked_because.as_deref()
+        self.padded.as_ref().map(|padded| padded.reason.as_str())
     }
+}
 
-    /// The graph as it runs.
-    pub fn graph(&self) -> &Graph {
-        match &self.program {
-            Program::Packed(session) | Program::Padded { session, .. } => session.graph(),
-        }
+/// What went wrong while a file was loaded names the file.
+fn in_file(path: &Path, error: Error) -> Error {
+    match error {
+        Error::Node { node, operator, problem } => Error::InvalidOnnx {
+            path: path.to_owned(),
+            place: format!("node `{node}` ({operator})"),
+            problem,
+        },
+        other => other,
     }
 }
 
@@ -120,12 +179,10 @@ impl TextEncoder for ImportedEncoder {
 
     fn forward(&self, batch: &Batch) -> Result<Tensor> {
         let rows = if self.is_pooled { batch.batch_size() } else { batch.total_tokens() };
-        let values = match &self.program {
-            Program::Packed(_) if batch.total_tokens() == 0 => Vec::new(),
-            Program::Packed(session) => run_packed(session, batch)?,
-            Program::Padded { session, inputs, one_by_one } => {
-                self.run_padded(session, inputs, *one_by_one, batch)?
-            }
+        let values = match &self.padded {
+            _ if batch.total_tokens() == 0 => vec![0.0; rows * self.hidden_size],
+            None => run_packed(&self.session, batch)?,
+            Some(padded) => self.run_padded(padded, batch)?,
         };
         Ok(Tensor::from_vec(values, (rows, self.hidden_size), &Device::Cpu)?)
     }
@@ -154,13 +211,8 @@ fn first_floats(outputs: Vec<Array>) -> Result<Vec<f32>> {
 
 impl ImportedEncoder {
     /// Runs sequences of equal length together.
-    fn run_padded(
-        &self,
-        session: &Session,
-        inputs: &PaddedInputs,
-        one_by_one: bool,
-        batch: &Batch,
-    ) -> Result<Vec<f32>> {
+    fn run_padded(&self, padded: &Padded, batch: &Batch) -> Result<Vec<f32>> {
+        let Padded { inputs, one_by_one, .. } = padded;
         let sequences: Vec<_> = batch.sequences().collect();
         let mut by_len: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (index, sequence) in sequences.iter().enumerate() {
@@ -170,10 +222,10 @@ impl ImportedEncoder {
         let rows = if self.is_pooled { sequences.len() } else { batch.total_tokens() };
         let mut values = vec![0.0; rows * width];
         for (seq_len, indices) in by_len {
-            let at_once = if one_by_one { 1 } else { (PADDED_TOKENS / seq_len.max(1)).max(1) };
+            let at_once = if *one_by_one { 1 } else { (PADDED_TOKENS / seq_len.max(1)).max(1) };
             for indices in indices.chunks(at_once) {
                 let some: Vec<_> = indices.iter().map(|index| sequences[*index].clone()).collect();
-                let output = first_floats(session.run(inputs.arrays(batch, &some, seq_len)?)?)?;
+                let output = first_floats(self.session.run(inputs.arrays(batch, &some, seq_len)?)?)?;
                 let rows_each = if self.is_pooled { 1 } else { seq_len };
                 if output.len() != indices.len() * rows_each * width {
                     let problem =

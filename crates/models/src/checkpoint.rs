@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use candlewick_engine::{TextEncoder, ThreadPool, Weights};
+use candlewick_engine::{Pooling, TextEncoder, ThreadPool};
 use serde::Deserialize;
 
-use crate::arch::EncoderConfig;
+use crate::backbone::Backbone;
 use crate::folder::FolderConfig;
 use crate::head::DenseHead;
 use crate::json::{file_missing, read_json};
@@ -19,7 +19,7 @@ pub(crate) struct Checkpoint {
     /// The registry's id, or the folder.
     pub(crate) name: String,
     pub(crate) folder: PathBuf,
-    pub(crate) config: Box<dyn EncoderConfig>,
+    pub(crate) backbone: Backbone,
     pub(crate) folder_config: FolderConfig,
     pub(crate) spec: Option<ModelSpec>,
     pub(crate) options: LoadOptions,
@@ -36,9 +36,7 @@ impl Checkpoint {
     /// Reads `weights`, the files of the checkpoint, with the threads of `pool`.
     pub(crate) fn read(&self, weights: &[PathBuf], pool: &ThreadPool) -> Result<Network> {
         let engine_error = |source| engine_error(&self.name, source);
-        let weights = Weights::open(weights).map_err(engine_error)?;
-        let weights = weights.with_precision(self.options.precision).with_threads(pool);
-        let encoder = self.config.load(&weights, &self.device).map_err(engine_error)?;
+        let encoder = self.backbone.load(weights, &self.options, pool, &self.device).map_err(engine_error)?;
         let projections = DenseHead::load_projections(&self.folder_config.projections, &self.device);
         let (options, spec) = (&self.options, self.spec.as_ref());
         let pooling = options.pooling.or(spec.and_then(|spec| spec.pooling)).or(self.folder_config.pooling);
@@ -46,7 +44,7 @@ impl Checkpoint {
             options.normalize.or(spec.and_then(|spec| spec.normalize)).or(self.folder_config.normalize);
         let head = DenseHead {
             // sentence-transformers' own defaults for a folder that does not say.
-            pooling: pooling.unwrap_or(candlewick_engine::Pooling::Mean),
+            pooling: (!self.backbone.is_pooled()).then(|| pooling.unwrap_or(Pooling::Mean)),
             normalize: normalize.unwrap_or(false),
             projections: projections.map_err(engine_error)?,
             dim: options.dim,
@@ -58,6 +56,9 @@ impl Checkpoint {
     pub(crate) fn weights_files(&self) -> Result<Vec<PathBuf>> {
         let missing =
             |file: &str| Err(Error::FileMissing { folder: self.folder.clone(), file: file.to_owned() });
+        if let Backbone::Imported { path, .. } = &self.backbone {
+            return Ok(vec![path.clone()]);
+        }
         if let Some(path) = &self.options.weights {
             if !path.is_file() {
                 return Err(file_missing(path));

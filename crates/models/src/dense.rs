@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use candlewick_engine::{TextEncoder, ThreadPool};
 
-use crate::arch;
+use crate::backbone::Backbone;
 use crate::checkpoint::{Checkpoint, Network, engine_error};
 use crate::folder::FolderConfig;
 use crate::registry::{Kind, ModelSpec, Prompts, Registry, State};
@@ -73,24 +73,25 @@ impl DenseModel {
         let name = spec.as_ref().map_or_else(|| folder.display().to_string(), |spec| spec.id.clone());
         let engine_error = |source| engine_error(&name, source);
         let folder_config = FolderConfig::read(folder)?;
-        let config_path = folder.join("config.json");
-        let config = arch::read_config(&config_path)?;
-        let full_dim = check_projections(folder, &folder_config, config.hidden_size())?;
+        let backbone = Backbone::read(&name, folder, spec.as_ref(), &options)?;
+        check_pooling(&name, &backbone, &options)?;
+        let full_dim = check_projections(folder, &folder_config, backbone.hidden_size())?;
         if let Some(spec) = &spec {
-            check_row(spec, &config_path, config.architecture(), full_dim)?;
+            check_row(spec, &backbone.file(folder), backbone.architecture(), full_dim)?;
         }
         let dim = check_dim(&name, options.dim, full_dim)?;
         let stated = folder_config.max_length.or(spec.as_ref().and_then(|spec| spec.max_length));
-        let max_length = effective_max_length(&name, options.max_length, stated, config.max_positions())?;
+        let max_length = effective_max_length(&name, options.max_length, stated, backbone.max_positions())?;
         candlewick_engine::runtime::keep_freed_memory();
         let device = options.device.open().map_err(engine_error)?;
+        check_device(&name, &backbone, &device)?;
         let pool = match &options.thread_pool {
             Some(pool) => pool.clone(),
             None => ThreadPool::new(options.threads).map_err(engine_error)?,
         };
         let prompts = spec.as_ref().map_or(&folder_config.prompts, |spec| &spec.prompts).clone();
         let folder = folder.to_owned();
-        let checkpoint = Checkpoint { name, folder, config, folder_config, spec, options, device };
+        let checkpoint = Checkpoint { name, folder, backbone, folder_config, spec, options, device };
 
         let read_network = || {
             let weights = checkpoint.weights_files()?;
@@ -228,14 +229,44 @@ fn check_projections(folder: &Path, config: &FolderConfig, hidden_size: usize) -
     Ok(width)
 }
 
-fn check_row(spec: &ModelSpec, config_path: &Path, architecture: &str, dim: usize) -> Result<()> {
+/// A graph that pools has nothing left to pool.
+fn check_pooling(name: &str, backbone: &Backbone, options: &LoadOptions) -> Result<()> {
+    match options.pooling {
+        Some(pooling) if backbone.is_pooled() => Err(Error::InvalidOption {
+            model: name.to_owned(),
+            option: "pooling",
+            requested: pooling.to_string(),
+            problem: "the graph gives one vector for each text already".to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn check_device(name: &str, backbone: &Backbone, device: &candle_core::Device) -> Result<()> {
+    match backbone {
+        Backbone::Imported { .. } if !device.is_cpu() => Err(Error::InvalidOption {
+            model: name.to_owned(),
+            option: "device",
+            requested: format!("{:?}", device.location()),
+            problem: "ONNX files run on the CPU only; safetensors run on this device".to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn check_row(spec: &ModelSpec, file: &Path, architecture: Option<&str>, dim: usize) -> Result<()> {
+    let architecture = architecture.map(str::to_owned);
     let facts = [
-        ("architecture", spec.architecture.clone(), architecture.to_owned()),
+        (
+            "architecture",
+            spec.architecture.clone().filter(|_| architecture.is_some()),
+            architecture.unwrap_or_default(),
+        ),
         ("dim", spec.dim.map(|dim| dim.to_string()), dim.to_string()),
     ];
     for (key, expected, found) in facts {
         if let Some(expected) = expected.filter(|expected| *expected != found) {
-            let (model, path) = (spec.id.clone(), config_path.to_owned());
+            let (model, path) = (spec.id.clone(), file.to_owned());
             return Err(Error::RegistryMismatch { model, path, key, expected, found });
         }
     }
@@ -275,17 +306,15 @@ fn effective_max_length(
 }
 
 fn read_tokenizer(checkpoint: &Checkpoint, max_length: usize) -> Result<TextTokenizer> {
-    let Checkpoint { name, folder, config, folder_config, .. } = checkpoint;
+    let Checkpoint { name, folder, backbone, folder_config, .. } = checkpoint;
     let tokenizer = TextTokenizer::load(folder, folder_config, max_length)?;
-    if tokenizer.vocab_size() > config.vocab_size() {
+    if let Some(vocab_size) = backbone.vocab_size()
+        && tokenizer.vocab_size() > vocab_size
+    {
         return Err(Error::UnsupportedConfig {
             path: folder.join("tokenizer.json"),
             key: "vocab".into(),
-            problem: format!(
-                "{} tokens, but the encoder knows only {}",
-                tokenizer.vocab_size(),
-                config.vocab_size()
-            ),
+            problem: format!("{} tokens, but the encoder knows only {vocab_size}", tokenizer.vocab_size()),
         });
     }
     if tokenizer.max_length() <= tokenizer.special_tokens() {

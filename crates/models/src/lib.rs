@@ -16,6 +16,7 @@
 #![deny(missing_docs)]
 
 mod arch;
+mod backbone;
 mod checkpoint;
 mod dense;
 mod error;

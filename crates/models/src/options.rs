@@ -35,8 +35,12 @@ pub struct LoadOptions {
     pub device: DeviceChoice,
     /// What linear layers are held and multiplied in. Default: f32, as the original computes.
     pub precision: Precision,
-    /// The weights file, for folders that do not call it `model.safetensors`.
+    /// The weights file, safetensors or ONNX. Default: the registry's choice; of a folder, `model.safetensors`, or
+    /// else the ONNX file that is there.
     pub weights: Option<PathBuf>,
+    /// The output of an ONNX file to take, by its name. Default: the first with a row for each token, or else for
+    /// each text.
+    pub output: Option<String>,
     /// Default: what the registry or the folder says, else the mean.
     pub pooling: Option<Pooling>,
     /// Default: what the registry or the folder says, else no.
@@ -71,6 +75,7 @@ impl LoadOptions {
             device: DeviceChoice::Cpu,
             precision: Precision::F32,
             weights: None,
+            output: None,
             pooling: None,
             normalize: None,
             max_length: None,
@@ -124,6 +129,7 @@ setters! {
     device: DeviceChoice => device;
     precision: Precision => precision;
     weights: impl Into<PathBuf> => Some(weights.into());
+    output: impl Into<String> => Some(output.into());
     pooling: Pooling => Some(pooling);
     normalize: bool => Some(normalize);
     max_length: usize => Some(max_length);

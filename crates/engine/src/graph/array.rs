@@ -65,6 +65,10 @@ macro_rules! types {
             fn len(&self) -> usize {
                 match self { $(Self::$variant(values) => values.len(),)* }
             }
+
+            fn is_shared(&self) -> bool {
+                match self { $(Self::$variant(values) => Arc::strong_count(values) > 1,)* }
+            }
         }
 
         $(impl Element for $type {
@@ -209,6 +213,11 @@ impl Array {
     /// The type of the elements.
     pub fn dtype(&self) -> DataType {
         self.data.dtype()
+    }
+
+    /// Whether somebody else holds the elements, so that they cannot be written to.
+    pub fn is_shared(&self) -> bool {
+        self.data.is_shared()
     }
 
     /// The elements in row-major order.

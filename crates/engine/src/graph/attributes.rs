@@ -111,6 +111,11 @@ impl Attributes {
         }
     }
 
+    /// All names, in the order of the file.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.attributes.iter().map(|(name, ..)| name.as_str())
+    }
+
     /// Names that nobody asked for.
     pub fn unread(&self) -> Vec<&str> {
         let unread = self.attributes.iter().filter(|(_, _, read)| !read.get());

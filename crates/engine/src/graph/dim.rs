@@ -88,6 +88,16 @@ impl Dim {
         self.known() == Some(value)
     }
 
+    /// Whether it certainly is not `other`: both are known, or one is negative and the other a size.
+    pub fn is_never(&self, other: &Self) -> bool {
+        let is_size = |dim: &Self| dim.factor > 0 && dim.is_size();
+        let is_negative = |dim: &Self| dim.known().is_some_and(|number| number < 0);
+        match (self.known(), other.known()) {
+            (Some(a), Some(b)) => a != b,
+            _ => (is_size(self) && is_negative(other)) || (is_negative(self) && is_size(other)),
+        }
+    }
+
     /// `self * other`.
     pub fn times(&self, other: &Self) -> Self {
         let Some(factor) = self.factor.checked_mul(other.factor) else {
@@ -252,6 +262,8 @@ mod tests {
         assert_eq!(batch.plus(&batch), batch.times(&2i64.into()));
         assert_eq!(batch.plus(&batch.negated()), 0i64.into());
         assert_ne!(batch.plus(&seq), batch.plus(&seq));
+        assert!(batch.is_never(&(-1i64).into()) && !batch.is_never(&1i64.into()) && !batch.is_never(&seq));
+        assert!(!Dim::unknown_int().is_never(&(-1i64).into()) && !batch.negated().is_never(&(-1i64).into()));
         assert_eq!(format!("{}", batch.times(&2i64.into())), "2*batch");
     }
 

@@ -2,10 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use rayon::prelude::*;
-
-use super::{Array, Dim, Graph, Operands, Prepared, Value, ValueId, passes};
-use crate::{Error, Result};
+use super::{Array, Dim, Graph, Node, Operands, Prepared, Value, ValueId, passes};
+use crate::{Error, Result, ThreadPool};
 
 /// A graph that is ready to run, any number of times and from any number of threads.
 #[derive(Debug)]
@@ -22,9 +20,18 @@ impl Session {
     /// # Errors
     ///
     /// When a node does not take its inputs.
-    pub fn new(mut graph: Graph) -> Result<Self> {
+    pub fn new(graph: Graph) -> Result<Self> {
+        Self::with_threads(graph, None)
+    }
+
+    /// [`new`](Self::new), where weights are laid out by the threads of a pool.
+    ///
+    /// # Errors
+    ///
+    /// When a node does not take its inputs.
+    pub fn with_threads(mut graph: Graph, pool: Option<&ThreadPool>) -> Result<Self> {
         passes::simplify(&mut graph)?;
-        prepare(&mut graph)?;
+        prepare(&mut graph, pool)?;
         let constants = (0..graph.num_values())
             .map(|index| graph.values[index].constant.as_ref().map(|constant| constant.array()))
             .collect();
@@ -106,19 +113,22 @@ impl Session {
     }
 }
 
-/// Lets operators take their constants in, several at a time: most of the time of loading goes here.
-fn prepare(graph: &mut Graph) -> Result<()> {
-    let mut nodes = std::mem::take(&mut graph.nodes);
-    nodes.par_iter_mut().try_for_each(|node| -> Result<()> {
+/// Lets operators take their constants in: most of the time of loading goes here.
+fn prepare(graph: &mut Graph, pool: Option<&ThreadPool>) -> Result<()> {
+    let prepare = |node: &Node| {
         let constants = node.inputs.iter().map(|id| id.and_then(|id| graph.constant(id))).collect();
-        let prepared = node.operator.prepare(&Operands::new(constants));
-        if let Some(Prepared { operator, inputs }) = prepared.map_err(|problem| node.error(problem))? {
+        node.operator.prepare(&Operands::new(constants)).map_err(|problem| node.error(problem))
+    };
+    let prepared: Vec<Option<Prepared>> = match pool {
+        Some(pool) => pool.try_map(&graph.nodes, prepare)?,
+        None => graph.nodes.iter().map(prepare).collect::<Result<_>>()?,
+    };
+    for (node, prepared) in graph.nodes.iter_mut().zip(prepared) {
+        if let Some(Prepared { operator, inputs }) = prepared {
             node.inputs = inputs.into_iter().map(|index| node.inputs[index]).collect();
             node.operator = operator;
         }
-        Ok(())
-    })?;
-    graph.nodes = nodes;
+    }
     passes::remove_dead_nodes(graph);
     Ok(())
 }

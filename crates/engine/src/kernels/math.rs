@@ -100,7 +100,7 @@ pub fn tanh(x: f32) -> f32 {
 
 /// [`erf`] in f64: its Maclaurin series in the form without cancellation,
 /// erf x = 2/sqrt(pi) e^(-x^2) sum 2^n x^(2n+1) / (2n+1)!! (Abramowitz and Stegun 7.1.6).
-pub(super) fn erf_reference(x: f64) -> f64 {
+pub(crate) fn erf_reference(x: f64) -> f64 {
     if x.abs() > 6.0 {
         return x.signum();
     }

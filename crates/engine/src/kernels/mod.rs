@@ -9,7 +9,7 @@
 
 mod activation;
 mod attention;
-mod elementwise;
+pub(crate) mod elementwise;
 mod factors;
 mod gelu;
 mod gemm;
@@ -18,6 +18,7 @@ mod lanes;
 mod layer_norm;
 mod linear;
 mod math;
+mod matmul;
 mod max_sim;
 mod pooling;
 mod product;
@@ -37,7 +38,9 @@ pub use gelu::{
 pub use glu::{GluHalf, GluOp, swiglu_reference};
 pub use layer_norm::{LayerNormOp, layer_norm_reference};
 pub use linear::{MlpOp, PackError, PackedLinear, linear_reference};
+pub(crate) use math::erf_reference;
 pub use math::{exp, sigmoid, tanh};
+pub(crate) use matmul::{ProductShape, matmul, matmul_transposed};
 pub use max_sim::{max_sim, max_sim_reference};
 pub use pooling::{mean_pool, mean_pool_reference};
 pub(crate) use product::{integer_product, product, transposed};

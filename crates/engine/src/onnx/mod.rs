@@ -6,6 +6,7 @@
 //!
 //! Format: <https://onnx.ai/onnx/repo-docs/IR.html>.
 
+mod functions;
 mod limits;
 mod proto;
 mod reader;

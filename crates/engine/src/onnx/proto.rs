@@ -53,6 +53,9 @@ pub(super) struct FunctionProto {
     pub(super) input: Vec<String>,
     #[prost(string, repeated, tag = "5")]
     pub(super) output: Vec<String>,
+    /// Attributes without defaults.
+    #[prost(string, repeated, tag = "6")]
+    pub(super) attribute: Vec<String>,
     #[prost(message, repeated, tag = "7")]
     pub(super) node: Vec<NodeProto>,
     #[prost(message, repeated, tag = "9")]

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use super::tensor::{self, ExternalFiles};
-use super::{OnnxModel, invalid};
+use super::{OnnxModel, functions, invalid};
 use crate::graph::{Attribute, Attributes, Dim, Graph, Info, Node, Problem, ValueId, check_rank};
 use crate::ops::{self, NodeReader};
 use crate::{Error, Result};
@@ -15,7 +15,7 @@ use crate::{Error, Result};
 const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
 
 pub(super) fn model(model: ModelProto, path: &Path) -> Result<OnnxModel> {
-    let Some(graph) = model.graph else {
+    let Some(mut graph) = model.graph else {
         return Err(invalid(path, "model", Problem::new("there is no graph")));
     };
     let opsets: Vec<(String, i64)> = model
@@ -36,10 +36,8 @@ pub(super) fn model(model: ModelProto, path: &Path) -> Result<OnnxModel> {
         let problem = format!("operator set {opset} is not supported, only {first} to {last} are");
         return Err(invalid(path, "model", Problem::new(problem)));
     }
-    if let Some(function) = model.functions.first() {
-        let problem = format!("the model's own function `{}` is not supported", function.name);
-        return Err(invalid(path, "model", Problem::new(problem)));
-    }
+    functions::inline(&mut graph, &model.functions, *opset)
+        .map_err(|problem| invalid(path, "model", problem))?;
     let mut reader = Reader {
         path,
         opset: *opset,

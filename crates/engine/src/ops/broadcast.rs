@@ -70,44 +70,106 @@ pub(super) fn strides(from: &[usize], to: &[usize]) -> Vec<usize> {
 
 /// `operation` of the elements of two arrays.
 pub(super) fn zip<T: Element, U: Element>(
-    a: Array,
+    a: &Array,
     b: &Array,
     operation: impl Fn(&T, &T) -> U,
 ) -> Result<Array, Problem> {
-    let shape = shape(&[a.shape(), b.shape()])?;
-    let len = checked_len(&shape, size_of::<U>())?;
+    let runs = Runs::new([a.shape(), b.shape()])?;
     let (x, y) = (a.values::<T>()?, b.values::<T>()?);
-    let mut values = Vec::with_capacity(len);
-    if len == 0 {
-        return Array::new(shape, values);
-    }
-    // The innermost run: as many last dimensions as both arrays have in full, or not at all.
-    let inner = |from: &[usize]| {
-        let same = from.iter().rev().zip(shape.iter().rev()).take_while(|(a, b)| a == b).count();
-        let ones = from.iter().rev().take_while(|size| **size == 1).count();
-        if ones >= from.len() { shape.len() } else { same.max(ones) }
-    };
-    let split = shape.len() - inner(a.shape()).min(inner(b.shape()));
-    let run: usize = shape[split..].iter().product();
-    let is_constant =
-        |from: &[usize]| from[from.len().saturating_sub(shape.len() - split)..].iter().all(|&s| s == 1);
-    let (x_constant, y_constant) = (is_constant(a.shape()), is_constant(b.shape()));
-    let (x_strides, y_strides) = (strides(a.shape(), &shape), strides(b.shape(), &shape));
-    for_each_index(&shape[..split], |index| {
-        let offset =
-            |strides: &[usize]| index.iter().zip(strides).map(|(i, stride)| i * stride).sum::<usize>();
-        let (x_at, y_at) = (offset(&x_strides), offset(&y_strides));
-        match (x_constant, y_constant) {
-            (true, true) => values.extend((0..run).map(|_| operation(&x[x_at], &y[y_at]))),
-            (true, false) => values.extend(y[y_at..y_at + run].iter().map(|y| operation(&x[x_at], y))),
-            (false, true) => values.extend(x[x_at..x_at + run].iter().map(|x| operation(x, &y[y_at]))),
-            (false, false) => {
-                let pairs = x[x_at..x_at + run].iter().zip(&y[y_at..y_at + run]);
-                values.extend(pairs.map(|(x, y)| operation(x, y)));
-            }
+    let mut values = Vec::with_capacity(checked_len(&runs.shape, size_of::<U>())?);
+    runs.for_each(|[x_at, y_at]| match runs.stays {
+        [true, true] => values.extend((0..runs.len).map(|_| operation(&x[x_at], &y[y_at]))),
+        [true, false] => values.extend(y[y_at..y_at + runs.len].iter().map(|y| operation(&x[x_at], y))),
+        [false, true] => values.extend(x[x_at..x_at + runs.len].iter().map(|x| operation(x, &y[y_at]))),
+        [false, false] => {
+            let pairs = x[x_at..x_at + runs.len].iter().zip(&y[y_at..y_at + runs.len]);
+            values.extend(pairs.map(|(x, y)| operation(x, y)));
         }
     });
-    Array::new(shape, values)
+    Array::new(runs.shape, values)
+}
+
+/// [`zip`] into the memory of one of the arrays, if nobody else holds it and it has the result's shape.
+pub(super) fn zip_into<T: Element>(
+    a: Array,
+    b: Array,
+    operation: impl Fn(&T, &T) -> T,
+) -> Result<Array, Problem> {
+    let runs = Runs::new([a.shape(), b.shape()])?;
+    if !a.is_shared() && a.shape() == runs.shape {
+        let (mut x, y) = (a.into_values::<T>()?, b.values::<T>()?);
+        overwrite(&runs, 0, &mut x, y, &operation);
+        Array::new(runs.shape, x)
+    } else if !b.is_shared() && b.shape() == runs.shape {
+        let (x, mut y) = (a.values::<T>()?, b.into_values::<T>()?);
+        overwrite(&runs, 1, &mut y, x, |y, x| operation(x, y));
+        Array::new(runs.shape, y)
+    } else {
+        zip(&a, &b, operation)
+    }
+}
+
+/// Overwrites the array `index`, which has the result's shape.
+fn overwrite<T: Element>(
+    runs: &Runs<2>,
+    index: usize,
+    to: &mut [T],
+    other: &[T],
+    operation: impl Fn(&T, &T) -> T,
+) {
+    runs.for_each(|at| {
+        let to = &mut to[at[index]..at[index] + runs.len];
+        let other = &other[at[1 - index]..];
+        if runs.stays[1 - index] {
+            to.iter_mut().for_each(|to| *to = operation(to, &other[0]));
+        } else {
+            to.iter_mut().zip(other).for_each(|(to, other)| *to = operation(to, other));
+        }
+    });
+}
+
+/// A walk through arrays as if all had the shape that they are broadcast to: in runs of elements that are
+/// consecutive in the result, during which each array either goes along or stays at one element.
+pub(super) struct Runs<const N: usize> {
+    /// The result's shape.
+    pub(super) shape: Vec<usize>,
+    /// Elements of a run.
+    pub(super) len: usize,
+    /// Which arrays stay at one element.
+    pub(super) stays: [bool; N],
+    /// First dimension inside a run.
+    split: usize,
+    strides: [Vec<usize>; N],
+}
+
+impl<const N: usize> Runs<N> {
+    pub(super) fn new(shapes: [&[usize]; N]) -> Result<Self, Problem> {
+        let shape = shape(&shapes)?;
+        // As many last dimensions as an array has in full, or not at all.
+        let inner = |from: &[usize]| {
+            let same = from.iter().rev().zip(shape.iter().rev()).take_while(|(a, b)| a == b).count();
+            let ones = from.iter().rev().take_while(|size| **size == 1).count();
+            if ones >= from.len() { shape.len() } else { same.max(ones) }
+        };
+        let inner = shapes.iter().map(|from| inner(from)).min().unwrap_or(0);
+        let split = shape.len() - inner;
+        let len = if shape.contains(&0) { 0 } else { shape[split..].iter().product() };
+        let stays = shapes.map(|from| from[from.len().saturating_sub(inner)..].iter().all(|&size| size == 1));
+        let strides = shapes.map(|from| strides(from, &shape));
+        Ok(Self { len, stays, split, strides, shape })
+    }
+
+    /// Calls `visit` with where each run begins in each array.
+    pub(super) fn for_each(&self, mut visit: impl FnMut([usize; N])) {
+        if self.len == 0 {
+            return;
+        }
+        for_each_index(&self.shape[..self.split], |index| {
+            let offset =
+                |strides: &Vec<usize>| index.iter().zip(strides).map(|(i, stride)| i * stride).sum::<usize>();
+            visit(std::array::from_fn(|array| offset(&self.strides[array])));
+        });
+    }
 }
 
 /// Calls `visit` with every index of a shape, the last dimension the fastest.
@@ -128,15 +190,18 @@ pub(super) fn for_each_index(shape: &[usize], mut visit: impl FnMut(&[usize])) {
 
 /// An array repeated to a shape that it can be broadcast to.
 pub(super) fn expand<T: Element>(array: &Array, to: &[usize]) -> Result<Array, Problem> {
-    if shape(&[array.shape(), to])? != to {
+    let runs = Runs::new([array.shape(), to])?;
+    if runs.shape != to {
         problem!("shape {:?} cannot be broadcast to {to:?}", array.shape());
     }
-    let len = checked_len(to, size_of::<T>())?;
-    let (from, strides) = (array.values::<T>()?, strides(array.shape(), to));
-    let mut values = Vec::with_capacity(len);
-    for_each_index(to, |index| {
-        let offset: usize = index.iter().zip(&strides).map(|(i, stride)| i * stride).sum();
-        values.push(from[offset].clone());
+    let from = array.values::<T>()?;
+    let mut values = Vec::with_capacity(checked_len(to, size_of::<T>())?);
+    runs.for_each(|[at, _]| {
+        if runs.stays[0] {
+            values.resize(values.len() + runs.len, from[at].clone());
+        } else {
+            values.extend_from_slice(&from[at..at + runs.len]);
+        }
     });
     Array::new(to, values)
 }
@@ -147,7 +212,9 @@ mod tests {
 
     fn subtract(a: (&[usize], Vec<f32>), b: (&[usize], Vec<f32>)) -> Array {
         let (a, b) = (Array::new(a.0, a.1).unwrap(), Array::new(b.0, b.1).unwrap());
-        zip::<f32, f32>(a, &b, |a, b| a - b).unwrap()
+        let fresh = zip::<f32, f32>(&a, &b, |a, b| a - b).unwrap();
+        assert_eq!(zip_into::<f32>(a.clone(), b, |a, b| a - b).unwrap(), fresh);
+        fresh
     }
 
     #[test]
@@ -169,5 +236,15 @@ mod tests {
             &[1., 2., 0., 1., 3., 4., 2., 3.],
         );
         assert!(shape(&[&[2], &[3]]).is_err());
+    }
+
+    #[test]
+    fn arrays_are_repeated() {
+        let column = Array::new(vec![2, 1], vec![1i64, 2]).unwrap();
+        let expected = Array::new(vec![2, 2, 2], vec![1i64, 1, 2, 2, 1, 1, 2, 2]).unwrap();
+        assert_eq!(expand::<i64>(&column, &[2, 2, 2]).unwrap(), expected);
+        assert!(expand::<i64>(&column, &[1]).is_err());
+        assert!(expand::<i64>(&column, &[1 << 40, 2, 1]).is_err());
+        assert!(expand::<i64>(&column, &[0, 2, 1]).unwrap().is_empty());
     }
 }

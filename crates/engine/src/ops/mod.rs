@@ -6,11 +6,13 @@
 
 mod axes;
 mod broadcast;
+mod control;
 mod elementwise;
 pub(crate) mod fused;
 mod indexing;
 mod matrix;
 mod microsoft;
+mod number;
 mod quantized;
 mod shaping;
 mod strided;
@@ -77,12 +79,19 @@ impl Entry {
 }
 
 const FAMILIES: &[&[Entry]] = &[
-    elementwise::OPERATORS,
+    elementwise::arithmetic::OPERATORS,
+    elementwise::cast::OPERATORS,
+    elementwise::clip::OPERATORS,
+    elementwise::function::OPERATORS,
+    elementwise::logic::OPERATORS,
+    elementwise::variadic::OPERATORS,
     indexing::OPERATORS,
     microsoft::OPERATORS,
     quantized::OPERATORS,
     shaping::OPERATORS,
 ];
+const FAMILIES: &[&[Entry]] =
+    &[control::OPERATORS, elementwise::OPERATORS, indexing::OPERATORS, shaping::OPERATORS];
 
 /// The operator of this name, if it is supported.
 pub(crate) fn find(domain: &str, name: &str) -> Option<&'static Entry> {

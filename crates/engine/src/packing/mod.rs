@@ -77,6 +77,12 @@ pub(crate) fn pack(
     Ok((packed, layout))
 }
 
+/// The longest sequence that has a row in every table of positions of a packed graph, if it has such tables.
+pub(crate) fn max_positions(packed: &Graph) -> Option<usize> {
+    let tables = packed.nodes.iter().filter(|node| node.operator::<RowsByPosition>().is_some());
+    tables.filter_map(|node| packed.constant(node.input(0)?)?.shape().first().copied()).min()
+}
+
 /// What a value's elements depend on.
 mod depends {
     pub(super) const TOKENS: u8 = 1;

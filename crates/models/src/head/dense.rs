@@ -9,7 +9,8 @@ use crate::folder::Projection;
 /// Pooling, then projections, then the first `dim` components, then unit length.
 #[derive(Debug)]
 pub(crate) struct DenseHead {
-    pub(crate) pooling: Pooling,
+    /// `None` where the encoder gives one row per text already.
+    pub(crate) pooling: Option<Pooling>,
     pub(crate) projections: Vec<Linear>,
     pub(crate) dim: Option<usize>,
     pub(crate) normalize: bool,
@@ -31,9 +32,12 @@ impl DenseHead {
             .collect()
     }
 
-    /// `[total_tokens, hidden_size]` to one embedding per sequence; `None` where one is not finite.
+    /// `[total_tokens, hidden_size]`, or `[batch_size, hidden_size]` if that is pooled, to one embedding per sequence; `None` where one is not finite.
     pub(crate) fn forward(&self, hidden_states: &Tensor, batch: &Batch) -> Result<Vec<Option<Vec<f32>>>> {
-        let mut vectors = self.pooling.forward(hidden_states, batch)?;
+        let mut vectors = match self.pooling {
+            Some(pooling) => pooling.forward(hidden_states, batch)?,
+            None => hidden_states.clone(),
+        };
         for projection in &self.projections {
             vectors = projection.forward(&vectors)?;
         }

@@ -34,13 +34,6 @@ pub enum Missing {
         /// The architecture.
         architecture: Option<String>,
     },
-    /// There is no loader for the format of these weights.
-    Format {
-        /// The weights' file.
-        weights: String,
-        /// Its format.
-        format: WeightsFormat,
-    },
 }
 
 impl ModelSpec {
@@ -67,7 +60,7 @@ impl WeightsSpec {
             (WeightsFormat::Safetensors, name) => {
                 Some(Missing::Architecture { weights, architecture: name.clone() })
             }
-            (format @ WeightsFormat::Onnx, _) => Some(Missing::Format { weights, format }),
+            (WeightsFormat::Onnx, _) => None,
         }
     }
 }
@@ -91,7 +84,6 @@ impl fmt::Display for Missing {
             Missing::Architecture { weights, architecture: None } => {
                 write!(f, "{weights} is of an architecture that the registry does not state")
             }
-            Missing::Format { weights, format } => write!(f, "{weights} needs a loader for {format} files"),
         }
     }
 }

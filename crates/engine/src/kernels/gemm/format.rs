@@ -111,6 +111,27 @@ impl Panels {
         Ok(Self { lines, scales, sums })
     }
 
+    /// Lays out `weight`, `[in_features, out_features]` in row-major order, as [`Format::F32`].
+    pub(super) fn pack_columns(weight: &[f32], in_features: usize, columns: usize) -> Self {
+        let out_features = weight.len() / in_features;
+        let panels = out_features.div_ceil(columns);
+        let lines_of_row = columns * 4 / 64;
+        assert_eq!(lines_of_row * 64, columns * 4, "a panel's rows are whole lines");
+        let mut lines = vec![Line([0; 64]); panels * in_features * lines_of_row];
+        share_rows((&mut lines, in_features * lines_of_row), (&mut [(); 0], 0), panels, |panel, lines, _| {
+            for (index, lines) in lines.chunks_exact_mut(in_features * lines_of_row).enumerate() {
+                let first = (panel + index) * columns;
+                let width = columns.min(out_features - first);
+                for (row, lines) in lines.chunks_exact_mut(lines_of_row).enumerate() {
+                    let words = &as_words(weight)[row * out_features + first..][..width];
+                    let bytes = lines.iter_mut().flat_map(|line| line.0.as_chunks_mut::<4>().0);
+                    bytes.zip(words).for_each(|(bytes, word)| *bytes = word.to_ne_bytes());
+                }
+            }
+        });
+        Self { lines, scales: Vec::new(), sums: Vec::new() }
+    }
+
     pub(super) fn as_ptr(&self) -> *const u8 {
         self.lines.as_ptr().cast()
     }

@@ -65,6 +65,15 @@ impl PackedWeight {
         Ok(Self { kernel, panels, bias, in_features, out_features })
     }
 
+    /// Takes a weight `[in_features, out_features]` in row-major order; its bias is zero.
+    pub(super) fn from_columns(weight: &[f32], in_features: usize, out_features: usize) -> Self {
+        assert_eq!(weight.len(), in_features * out_features, "a weight is [in_features, out_features]");
+        let kernel = best_kernel(Precision::F32);
+        let panels = Panels::pack_columns(weight, in_features, kernel.columns);
+        let bias = vec![0.0; out_features.next_multiple_of(kernel.columns)];
+        Self { kernel, panels, bias, in_features, out_features }
+    }
+
     pub(super) fn in_features(&self) -> usize {
         self.in_features
     }

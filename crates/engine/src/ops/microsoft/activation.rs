@@ -204,7 +204,7 @@ impl Operator for BiasSoftmax {
         let bias_shape = bias.shape().to_vec();
         let x = Array::new(shape.clone(), x.into_floats()?)?;
         let bias = Array::new(bias_shape, bias.into_floats()?)?;
-        let sum = broadcast::zip::<f32, f32>(x, &bias, |x, bias| x + bias)?;
+        let sum = broadcast::zip::<f32, f32>(&x, &bias, |x, bias| x + bias)?;
         let mut values = sum.into_values::<f32>()?;
         softmax_rows(&mut values, shape[axis..].iter().product());
         Ok(vec![Array::from_floats(dtype, shape, values)?])

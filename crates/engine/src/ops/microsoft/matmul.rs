@@ -223,7 +223,7 @@ impl Operator for FusedGemm {
                 problem!("a bias of shape {:?} does not fit a product of {shape:?}", c.shape());
             }
             let c = Array::new(c.shape().to_vec(), c.into_floats()?)?;
-            sum = broadcast::zip::<f32, f32>(sum, &c, |x, c| x + self.beta * c)?;
+            sum = broadcast::zip::<f32, f32>(&sum, &c, |x, c| x + self.beta * c)?;
         }
         let mut values = sum.into_values::<f32>()?;
         self.activation.apply(&mut values);

@@ -1,7 +1,7 @@
 //! `Trilu` and `EyeLike`: matrices around a diagonal.
 
 use super::shaped;
-use crate::graph::{Array, DataType, Info, Operands, Operator, Problem, for_type, problem};
+use crate::graph::{Array, DataType, Info, Operands, Operator, Problem, checked_len, for_type, problem};
 use crate::ops::NodeReader;
 
 /// `Trilu`: matrices with zeros below or above a diagonal.
@@ -99,7 +99,7 @@ impl Operator for EyeLike {
         let dtype = self.dtype.unwrap_or(input.dtype());
         macro_rules! eye {
             ($zero:expr, $one:expr) => {{
-                let mut values = Array::full([rows, columns], $zero)?.into_values()?;
+                let mut values = vec![$zero; checked_len(&[rows, columns], dtype.size())?];
                 let place = |row: usize| {
                     let column = usize::try_from((row as i64).checked_add(self.diagonal)?).ok()?;
                     (column < columns).then(|| row * columns + column)
