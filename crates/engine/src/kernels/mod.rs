@@ -24,6 +24,7 @@ mod pooling;
 mod product;
 mod rows;
 mod scratch;
+mod softmax;
 mod splade;
 mod tile;
 
@@ -45,6 +46,7 @@ pub use max_sim::{max_sim, max_sim_reference};
 pub use pooling::{mean_pool, mean_pool_reference};
 pub(crate) use product::{integer_product, product, transposed};
 pub(crate) use rows::{normalize_rows, rms_normalize_rows, softmax_rows};
+pub(crate) use softmax::{log_softmax, softmax};
 pub use splade::{splade_max, splade_reference, splade_weights};
 
 use candle_core::{CpuStorage, Layout, Result, bail};

@@ -10,10 +10,13 @@ mod control;
 mod elementwise;
 pub(crate) mod fused;
 mod indexing;
+mod matmul;
 mod matrix;
 mod microsoft;
 mod number;
+mod permute;
 mod quantized;
+mod reduction;
 mod shaping;
 mod strided;
 
@@ -79,6 +82,7 @@ impl Entry {
 }
 
 const FAMILIES: &[&[Entry]] = &[
+    control::OPERATORS,
     elementwise::arithmetic::OPERATORS,
     elementwise::cast::OPERATORS,
     elementwise::clip::OPERATORS,
@@ -86,12 +90,15 @@ const FAMILIES: &[&[Entry]] = &[
     elementwise::logic::OPERATORS,
     elementwise::variadic::OPERATORS,
     indexing::OPERATORS,
+    matmul::OPERATORS,
+    matmul::gemm::OPERATORS,
     microsoft::OPERATORS,
     quantized::OPERATORS,
+    reduction::arg::OPERATORS,
+    reduction::reduce::OPERATORS,
+    reduction::softmax::OPERATORS,
     shaping::OPERATORS,
 ];
-const FAMILIES: &[&[Entry]] =
-    &[control::OPERATORS, elementwise::OPERATORS, indexing::OPERATORS, shaping::OPERATORS];
 
 /// The operator of this name, if it is supported.
 pub(crate) fn find(domain: &str, name: &str) -> Option<&'static Entry> {

@@ -227,6 +227,33 @@ macro_rules! for_number {
 }
 pub(super) use for_number;
 
+/// Evaluates `$body` with the type alias `$T` standing for the Rust type of `$dtype`, any floating-point type;
+/// otherwise returns a problem.
+macro_rules! for_float {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            $crate::graph::DataType::F32 => {
+                type $T = f32;
+                $body
+            }
+            $crate::graph::DataType::F64 => {
+                type $T = f64;
+                $body
+            }
+            $crate::graph::DataType::F16 => {
+                type $T = half::f16;
+                $body
+            }
+            $crate::graph::DataType::Bf16 => {
+                type $T = half::bf16;
+                $body
+            }
+            dtype => $crate::graph::problem!("expected a floating-point type, got {dtype}"),
+        }
+    };
+}
+pub(super) use for_float;
+
 /// [`for_number`] of integers.
 macro_rules! for_int {
     ($dtype:expr, $T:ident => $body:expr) => {
@@ -258,8 +285,8 @@ mod tests {
             assert_eq!((a.remainder(b), a.modulo(b)), (Some(remainder as f32), Some(modulo as f32)));
         }
         assert_eq!(
-            (1i8.modulo(0), i8::MIN.divided_by(-1), i8::MIN.magnitude()),
-            (None, Some(i8::MIN), i8::MIN)
+            (1i64.modulo(0), i64::MIN.divided_by(-1), i64::MIN.magnitude()),
+            (None, Some(i64::MIN), i64::MIN)
         );
         assert_eq!(1f32.modulo(f32::NEG_INFINITY), Some(f32::NEG_INFINITY));
     }
