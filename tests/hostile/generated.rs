@@ -98,8 +98,11 @@ fn values_that_inner_graphs_read_are_limited() {
         names.iter().flat_map(|name| node("Add", &[name, name], &format!("{name}_twice"))).collect();
     body.extend(field(12, field(1, "v0_twice")));
     for _ in 0..30 {
-        let attribute = [field(1, "then_branch"), field(6, &body), vec![0xA0, 0x01, 5]].concat();
-        let inner = [field(1, "c"), field(2, "y"), field(4, "If"), field(5, attribute)].concat();
+        let branch =
+            |name, graph: &[u8]| field(5, [field(1, name), field(6, graph), vec![0xA0, 1, 5]].concat());
+        let other = field(12, field(1, "v0"));
+        let branches = [branch("then_branch", &body), branch("else_branch", &other)].concat();
+        let inner = [field(1, "c"), field(2, "y"), field(4, "If"), branches].concat();
         body = [field(1, inner), field(12, field(1, "y"))].concat();
     }
     body.extend(names.iter().flat_map(|name| value(11, name)));
