@@ -430,7 +430,7 @@ mod tests {
         let attribute = AttributeProto {
             name: "then_branch".to_owned(),
             r#type: 5,
-            g: Some(branch),
+            g: Some(Box::new(branch)),
             ..AttributeProto::default()
         };
         let outer = function(
