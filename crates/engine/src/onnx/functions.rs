@@ -240,7 +240,12 @@ impl Inliner<'_> {
             return Ok(Some(attribute.clone()));
         };
         let g = Some(self.inner_graph(graph, names, call)?);
-        Ok(Some(AttributeProto { name, r#type: attribute.r#type, g: g.map(Box::new), ..AttributeProto::default() }))
+        Ok(Some(AttributeProto {
+            name,
+            r#type: attribute.r#type,
+            g: g.map(Box::new),
+            ..AttributeProto::default()
+        }))
     }
 
     /// A graph of a node of a body with new names.

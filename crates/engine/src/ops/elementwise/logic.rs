@@ -246,7 +246,7 @@ impl Operator for Where {
                     Some(0) => b.clone(),
                     Some(_) => a.clone(),
                     None if a == b => a.clone(),
-                    None => Dim::unknown(),
+                    None => Dim::unknown_like(&[a, b]),
                 })
             }
             _ => None,
