@@ -39,6 +39,11 @@ impl Dim {
         Self::fresh(SIGNED)
     }
 
+    /// Of what nothing is known but that it is a size if all of `origins` are.
+    pub fn unknown_like(origins: &[&Self]) -> Self {
+        if origins.iter().all(|dim| dim.is_size()) { Self::unknown() } else { Self::unknown_int() }
+    }
+
     fn fresh(kind: char) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self::symbol(&format!("{kind}{}", NEXT.fetch_add(1, Ordering::Relaxed)))
@@ -142,8 +147,7 @@ impl Dim {
         match self.factor.checked_add(other.factor) {
             Some(0) if self.symbols == other.symbols => 0i64.into(),
             Some(factor) if self.symbols == other.symbols => Self { factor, symbols: self.symbols.clone() },
-            _ if self.is_size() && other.is_size() => Self::unknown(),
-            _ => Self::unknown_int(),
+            _ => Self::unknown_like(&[self, other]),
         }
     }
 

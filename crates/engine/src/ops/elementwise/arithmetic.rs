@@ -67,11 +67,11 @@ impl Arithmetic {
             Operation::Mul => a.times(b),
             Operation::Div => match (a.known(), b.known()) {
                 (Some(_), Some(_)) => known(a, b, Number::divided_by),
-                _ => a.divided_by(b).unwrap_or_else(Dim::unknown),
+                _ => a.divided_by(b).unwrap_or_else(|| Dim::unknown_like(&[a, b])),
             },
             Operation::Mod { truncated: false } => known(a, b, Number::modulo),
             Operation::Mod { truncated: true } => known(a, b, Number::remainder),
-            _ => Dim::unknown(),
+            _ => Dim::unknown_int(),
         }
     }
 }

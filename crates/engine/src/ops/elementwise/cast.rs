@@ -68,7 +68,7 @@ fn cast_dims(ints: &[Dim], dtype: DataType) -> Option<Vec<Dim>> {
         _ => None,
     };
     let is_kept = dtype == DataType::Bool || (dtype.is_int() && dtype.size() >= 4);
-    is_kept.then(|| ints.iter().map(|dim| fits(dim).unwrap_or_else(Dim::unknown)).collect())
+    is_kept.then(|| ints.iter().map(|dim| fits(dim).unwrap_or_else(Dim::unknown_int)).collect())
 }
 
 fn check(from: DataType, to: DataType) -> Result<(), Problem> {

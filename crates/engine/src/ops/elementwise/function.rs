@@ -272,7 +272,7 @@ impl Function {
             (Self::Abs, Some(number)) => number.wrapping_abs().into(),
             (Self::Sign, Some(number)) => number.signum().into(),
             (Self::Relu, Some(number)) => number.max(0).into(),
-            _ => Dim::unknown(),
+            _ => Dim::unknown_int(),
         }
     }
 }

@@ -246,7 +246,7 @@ impl Operator for Where {
                     Some(0) => b.clone(),
                     Some(_) => a.clone(),
                     None if a == b => a.clone(),
-                    None => Dim::unknown(),
+                    None => Dim::unknown_like(&[a, b]),
                 })
             }
             _ => None,
@@ -310,7 +310,7 @@ mod tests {
         let chosen = infer(&Where, &[&equal, &ones, &shape]);
         assert_eq!(chosen.ints, Some(vec![batch, 1i64.into(), 7i64.into()]));
         // What was read from an input may be -1.
-        let read = Info::vector(DataType::I64, vec![Dim::unknown(); 3]);
+        let read = Info::vector(DataType::I64, vec![Dim::unknown_int(); 3]);
         let equal = infer(&Comparison { relation: Relation::Equal }, &[&read, &wanted]);
         assert_eq!(equal.known_ints(), None);
         assert_eq!(infer(&Not, &[&equal]).known_ints(), None);

@@ -60,7 +60,7 @@ fn zip_dims<const N: usize>(dims: [&[Dim]; N], operation: impl Fn([&Dim; N]) -> 
 /// An operation on numbers where both are known.
 fn known(a: &Dim, b: &Dim, operation: impl Fn(i64, i64) -> Option<i64>) -> Dim {
     let numbers = a.known().zip(b.known());
-    numbers.and_then(|(a, b)| operation(a, b)).map_or_else(Dim::unknown, Dim::from)
+    numbers.and_then(|(a, b)| operation(a, b)).map_or_else(Dim::unknown_int, Dim::from)
 }
 
 /// Whether something is true, as an element of [`Info::ints`].

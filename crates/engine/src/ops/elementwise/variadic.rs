@@ -34,7 +34,7 @@ impl Variadic {
             Fold::Max => known(a, b, |a, b| Some(a.max(b))),
             Fold::Min => known(a, b, |a, b| Some(a.min(b))),
             Fold::Sum => a.plus(b),
-            Fold::Mean => Dim::unknown(),
+            Fold::Mean => Dim::unknown_like(&[a, b]),
         }
     }
 }
