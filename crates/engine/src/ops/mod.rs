@@ -83,6 +83,7 @@ const FAMILIES: &[&[Entry]] = &[
     elementwise::function::OPERATORS,
     elementwise::logic::OPERATORS,
     elementwise::variadic::OPERATORS,
+    matmul::einsum::OPERATORS,
     matmul::gemm::OPERATORS,
     matmul::OPERATORS,
     normalisation::axes::OPERATORS,
