@@ -23,6 +23,8 @@ pub(crate) struct Attention {
     pub(crate) window: (Option<usize>, Option<usize>),
     /// What the fourth output is: scores as they are, capped, masked, or as weights.
     pub(crate) scores: Scores,
+    /// The type that weights are computed in, where it is not the inputs'.
+    pub(crate) softmax_precision: Option<DataType>,
     /// Which outputs are wanted.
     num_outputs: usize,
 }
@@ -39,12 +41,14 @@ pub(crate) enum Scores {
 impl Attention {
     fn read(node: &NodeReader) -> Result<Box<dyn Operator>, Problem> {
         let attributes = node.attributes;
-        // Weights are computed in f32 whatever is asked for.
-        if let Some(precision) = attributes.int("softmax_precision")?
-            && ![1, 10, 11, 16].contains(&precision)
-        {
-            problem!("{precision} is not a floating-point type");
-        }
+        let softmax_precision = match attributes.int("softmax_precision")? {
+            None => None,
+            Some(1) => Some(DataType::F32),
+            Some(10) => Some(DataType::F16),
+            Some(11) => Some(DataType::F64),
+            Some(16) => Some(DataType::Bf16),
+            Some(other) => problem!("attribute `softmax_precision` is {other}, no floating-point type"),
+        };
         let heads = |name| match attributes.int(name)? {
             None => Ok(None),
             Some(heads) => match usize::try_from(heads) {
@@ -70,6 +74,7 @@ impl Attention {
             softcap: attributes.float("softcap")?.unwrap_or(0.0),
             window: (window("left_window_size")?, window("right_window_size")?),
             scores,
+            softmax_precision,
             num_outputs: node.num_outputs,
         }))
     }
@@ -181,7 +186,7 @@ impl Operator for Attention {
         if self.scores == Scores::Masked {
             kept = self.keep(&scores);
         }
-        kernels::softmax(&mut scores, sizes.keys);
+        softmax(&mut scores, sizes.keys, self.softmax_precision.unwrap_or(dtype));
         round(&mut scores);
         for row in blind {
             scores[row * sizes.keys..(row + 1) * sizes.keys].fill(0.0);
@@ -233,6 +238,24 @@ impl Attention {
         let mut scores = kernels::matmul(q.values()?, k.values()?, shape, &pairs);
         round(&mut scores, dtype);
         Ok(scores)
+    }
+}
+
+/// Softmax of rows. What is computed in a smaller type is rounded to it after each step, but for the terms of sums.
+fn softmax(scores: &mut [f32], width: usize, dtype: DataType) {
+    if !matches!(dtype, DataType::F16 | DataType::Bf16) || width == 0 {
+        return kernels::softmax(scores, width);
+    }
+    for row in scores.chunks_exact_mut(width) {
+        round(row, dtype);
+        let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        row.iter_mut().for_each(|score| *score -= largest);
+        round(row, dtype);
+        row.iter_mut().for_each(|score| *score = score.exp());
+        round(row, dtype);
+        let mut sum = [row.iter().sum()];
+        round(&mut sum, dtype);
+        row.iter_mut().for_each(|score| *score /= sum[0]);
     }
 }
 
@@ -422,6 +445,7 @@ mod tests {
             softcap: 0.0,
             window: (None, None),
             scores: Scores::Raw,
+            softmax_precision: None,
             num_outputs: 1,
         }
     }

@@ -149,7 +149,8 @@ impl Operator for Einsum {
         let mut sizes: BTreeMap<Label, Dim> = BTreeMap::new();
         for (label, size) in labels.iter().flatten().zip(shapes.into_iter().flatten()) {
             let known = sizes.entry(*label).or_insert_with(|| size.clone());
-            *known = broadcast::dims_of(&[&[known.clone()], &[size.clone()]])?.remove(0);
+            *known =
+                broadcast::dims_of(&[std::slice::from_ref(&*known), std::slice::from_ref(size)])?.remove(0);
         }
         let shape =
             output.iter().map(|label| sizes.get(label).cloned().unwrap_or_else(Dim::unknown)).collect();
