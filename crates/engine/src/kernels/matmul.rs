@@ -26,8 +26,11 @@ const MAX_CACHED: usize = 1 << 16;
 /// Rows for which it is not worth laying out a right factor that does not.
 const FEW_ROWS: usize = 8;
 
-/// Columns that a thread takes at once: whole registers on every CPU.
-const COLUMNS_OF_PART: usize = 256;
+/// Columns that a thread takes at once: whole registers on every CPU, and for one row, which reads all of the right
+/// factor once, enough that memory is read in long runs.
+fn columns_of_part(rows: usize) -> usize {
+    if rows == 1 { 1024 } else { 256 }
+}
 
 /// `a b` for each pair of offsets into `a` and `b`, where the factors begin, all of one shape:
 /// `[offsets, rows, columns]`.
@@ -97,13 +100,14 @@ fn multiply_in_place<'a>(
     // A part is a few small products, or some columns of a large one.
     let is_large = products > MIN_SHARED_PRODUCTS;
     let matrices = if is_large { 1 } else { MIN_SHARED_PRODUCTS.div_ceil(products) };
-    let parts_of_matrix = if is_large { shape.columns.div_ceil(COLUMNS_OF_PART) } else { 1 };
+    let columns_of_part = columns_of_part(shape.rows);
+    let parts_of_matrix = if is_large { shape.columns.div_ceil(columns_of_part) } else { 1 };
     let out = Disjoint(out.as_mut_ptr().cast::<f32>());
     share(offsets.len().div_ceil(matrices) * parts_of_matrix, |part| {
         let first = part / parts_of_matrix * matrices;
         let columns = if is_large {
-            let start = part % parts_of_matrix * COLUMNS_OF_PART;
-            start..shape.columns.min(start + COLUMNS_OF_PART)
+            let start = part % parts_of_matrix * columns_of_part;
+            start..shape.columns.min(start + columns_of_part)
         } else {
             0..shape.columns
         };
@@ -272,6 +276,7 @@ mod tests {
             (5, 64, 1),
             (11, 0, 3),
             (2, 3, 1100),
+            (2, 300, 1100),
         ] {
             let shape = ProductShape { rows, depth, columns };
             let (a, b) = (noise(rows * depth, 1), noise(depth * columns, 2));

@@ -10,12 +10,8 @@ use super::{share_rows, simd};
 /// When the rows are not whole.
 pub(crate) fn rms_norm(values: &mut [f32], weight: &[f32], eps: f32) {
     let width = weight.len();
-    if width > 0 {
-        let rows = values.len() / width;
-        share_rows((values, width), (&mut [(); 0], 0), rows, |_, values, _| {
-            normalize_rows(values, weight, eps)
-        });
-    }
+    let Some(rows) = values.len().checked_div(width) else { return };
+    share_rows((values, width), (&mut [(); 0], 0), rows, |_, values, _| normalize_rows(values, weight, eps));
 }
 
 simd! {

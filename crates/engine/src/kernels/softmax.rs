@@ -14,10 +14,8 @@ pub(crate) fn log_softmax(values: &mut [f32], width: usize) {
 }
 
 fn share(values: &mut [f32], width: usize, rows: fn(&mut [f32], usize)) {
-    if width > 0 {
-        let count = values.len() / width;
-        share_rows((values, width), (&mut [(); 0], 0), count, |_, values, _| rows(values, width));
-    }
+    let Some(count) = values.len().checked_div(width) else { return };
+    share_rows((values, width), (&mut [(); 0], 0), count, |_, values, _| rows(values, width));
 }
 
 simd! {

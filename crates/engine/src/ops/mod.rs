@@ -96,6 +96,7 @@ const FAMILIES: &[&[Entry]] = &[
     elementwise::variadic::OPERATORS,
     indexing::OPERATORS,
     matmul::OPERATORS,
+    matmul::einsum::OPERATORS,
     matmul::gemm::OPERATORS,
     microsoft::OPERATORS,
     normalisation::axes::OPERATORS,

@@ -124,8 +124,10 @@ impl Panels {
                 let width = columns.min(out_features - first);
                 for (row, lines) in lines.chunks_exact_mut(lines_of_row).enumerate() {
                     let words = &as_words(weight)[row * out_features + first..][..width];
-                    let bytes = lines.iter_mut().flat_map(|line| line.0.as_chunks_mut::<4>().0);
-                    bytes.zip(words).for_each(|(bytes, word)| *bytes = word.to_ne_bytes());
+                    // SAFETY: lines are bytes without padding between them, aligned for more than words.
+                    let to =
+                        unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast::<u32>(), columns) };
+                    to[..width].copy_from_slice(words);
                 }
             }
         });

@@ -1,5 +1,7 @@
 //! `Attention`, the standard's: scaled dot products of queries and keys, masked, as weights of values.
 
+use half::{bf16, f16};
+
 use crate::graph::{Array, DataType, Dim, Info, Operands, Operator, Problem, checked_len, problem};
 use crate::kernels::{self, ProductShape, elementwise};
 use crate::ops::number::for_float;
@@ -21,6 +23,8 @@ pub(crate) struct Attention {
     pub(crate) window: (Option<usize>, Option<usize>),
     /// What the fourth output is: scores as they are, capped, masked, or as weights.
     pub(crate) scores: Scores,
+    /// The type that weights are computed in, where it is not the inputs'.
+    pub(crate) softmax_precision: Option<DataType>,
     /// Which outputs are wanted.
     num_outputs: usize,
 }
@@ -37,12 +41,14 @@ pub(crate) enum Scores {
 impl Attention {
     fn read(node: &NodeReader) -> Result<Box<dyn Operator>, Problem> {
         let attributes = node.attributes;
-        // Weights are computed in f32 whatever is asked for.
-        if let Some(precision) = attributes.int("softmax_precision")?
-            && ![1, 10, 11, 16].contains(&precision)
-        {
-            problem!("{precision} is not a floating-point type");
-        }
+        let softmax_precision = match attributes.int("softmax_precision")? {
+            None => None,
+            Some(1) => Some(DataType::F32),
+            Some(10) => Some(DataType::F16),
+            Some(11) => Some(DataType::F64),
+            Some(16) => Some(DataType::Bf16),
+            Some(other) => problem!("attribute `softmax_precision` is {other}, no floating-point type"),
+        };
         let heads = |name| match attributes.int(name)? {
             None => Ok(None),
             Some(heads) => match usize::try_from(heads) {
@@ -68,6 +74,7 @@ impl Attention {
             softcap: attributes.float("softcap")?.unwrap_or(0.0),
             window: (window("left_window_size")?, window("right_window_size")?),
             scores,
+            softmax_precision,
             num_outputs: node.num_outputs,
         }))
     }
@@ -161,21 +168,26 @@ impl Operator for Attention {
         let sizes = Sizes::new(q.shape(), k.shape(), v.shape())?;
         let masks = Masks::new(*self, &sizes, past, inputs.optional(3), inputs.optional(6))?;
 
+        // Between its stages a smaller type would hold them.
+        let round = |values: &mut [f32]| round(values, dtype);
         let mut scores = self.raw_scores(&sizes, q, &k)?;
         let mut kept = (self.scores == Scores::Raw).then(|| self.keep(&scores)).flatten();
         if self.softcap > 0.0 {
             scores.iter_mut().for_each(|score| *score /= self.softcap);
             elementwise::tanh(&mut scores);
             scores.iter_mut().for_each(|score| *score *= self.softcap);
+            round(&mut scores);
         }
         if self.scores == Scores::Capped {
             kept = self.keep(&scores);
         }
         let blind = masks.apply(&sizes, &mut scores);
+        round(&mut scores);
         if self.scores == Scores::Masked {
             kept = self.keep(&scores);
         }
-        kernels::softmax(&mut scores, sizes.keys);
+        softmax(&mut scores, sizes.keys, self.softmax_precision.unwrap_or(dtype));
+        round(&mut scores);
         for row in blind {
             scores[row * sizes.keys..(row + 1) * sizes.keys].fill(0.0);
         }
@@ -208,19 +220,51 @@ impl Attention {
 
     /// `[batch, heads, queries, keys]`
     fn raw_scores(self, sizes: &Sizes, q: Array, k: &Array) -> Result<Vec<f32>, Problem> {
-        let scale = self.scale.unwrap_or(1.0 / (sizes.size as f32).sqrt());
-        let mut q = q.into_floats()?;
-        q.iter_mut().for_each(|value| *value *= scale);
-        let k = Array::new(k.shape(), k.to_floats()?.into_owned())?;
-        let k = permute::<f32>(&k, &[0, 1, 3, 2])?;
+        let dtype = q.dtype();
+        // Each factor has its half, so that products of a smaller type do not overflow.
+        let mut scale = [self.scale.unwrap_or(1.0 / (sizes.size as f32).sqrt()).sqrt()];
+        round(&mut scale, dtype);
+        let scaled = |array: Array| {
+            let shape = array.shape().to_vec();
+            let mut values = array.into_floats()?;
+            values.iter_mut().for_each(|value| *value *= scale[0]);
+            round(&mut values, dtype);
+            Array::new(shape, values)
+        };
+        let (q, k) = (scaled(q)?, permute::<f32>(&scaled(k.clone())?, &[0, 1, 3, 2])?);
         let shape = ProductShape { rows: sizes.queries, depth: sizes.size, columns: sizes.keys };
-        checked_len(&[sizes.batch, sizes.heads, sizes.queries, sizes.keys], 4)?;
-        Ok(kernels::matmul(
-            &q,
-            k.values()?,
-            shape,
-            &sizes.pairs(shape.rows * shape.depth, shape.depth * shape.columns),
-        ))
+        checked_len(&[sizes.batch, sizes.heads, sizes.queries, sizes.keys], size_of::<f32>())?;
+        let pairs = sizes.pairs(shape.rows * shape.depth, shape.depth * shape.columns);
+        let mut scores = kernels::matmul(q.values()?, k.values()?, shape, &pairs);
+        round(&mut scores, dtype);
+        Ok(scores)
+    }
+}
+
+/// Softmax of rows. What is computed in a smaller type is rounded to it after each step, but for the terms of sums.
+fn softmax(scores: &mut [f32], width: usize, dtype: DataType) {
+    if !matches!(dtype, DataType::F16 | DataType::Bf16) || width == 0 {
+        return kernels::softmax(scores, width);
+    }
+    for row in scores.chunks_exact_mut(width) {
+        round(row, dtype);
+        let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        row.iter_mut().for_each(|score| *score -= largest);
+        round(row, dtype);
+        row.iter_mut().for_each(|score| *score = score.exp());
+        round(row, dtype);
+        let mut sum = [row.iter().sum()];
+        round(&mut sum, dtype);
+        row.iter_mut().for_each(|score| *score /= sum[0]);
+    }
+}
+
+/// What numbers become when an array of this type holds them.
+fn round(values: &mut [f32], dtype: DataType) {
+    match dtype {
+        DataType::F16 => values.iter_mut().for_each(|value| *value = f16::from_f32(*value).to_f32()),
+        DataType::Bf16 => values.iter_mut().for_each(|value| *value = bf16::from_f32(*value).to_f32()),
+        _ => {}
     }
 }
 
@@ -401,6 +445,7 @@ mod tests {
             softcap: 0.0,
             window: (None, None),
             scores: Scores::Raw,
+            softmax_precision: None,
             num_outputs: 1,
         }
     }

@@ -418,7 +418,7 @@ impl Operator for PRelu {
         let dtype = input.dtype();
         let (input, slope) = (widen(input)?, widen(slope)?);
         let result = for_number!(input.dtype(), T => {
-            broadcast::zip::<T, T>(&input, &slope, |x, slope| if *x < T::ZERO { x.times(*slope) } else { *x })
+            broadcast::zip::<T, T>(&input, &slope, |x, slope| if x.sign() == T::ZERO.minus(T::ONE) { x.times(*slope) } else { *x })
         });
         Ok(vec![cast(result?, dtype)?])
     }

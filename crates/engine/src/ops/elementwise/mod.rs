@@ -46,10 +46,7 @@ fn infer_pair(
 
 /// An operation on sizes: vectors of one length and scalars.
 fn zip_dims<const N: usize>(dims: [&[Dim]; N], operation: impl Fn([&Dim; N]) -> Dim) -> Option<Vec<Dim>> {
-    let len = match dims.iter().map(|dims| dims.len()).find(|&len| len != 1) {
-        Some(len) => len,
-        None => 1,
-    };
+    let len = dims.iter().map(|dims| dims.len()).find(|&len| len != 1).unwrap_or(1);
     if dims.iter().any(|dims| dims.len() != 1 && dims.len() != len) {
         return None;
     }

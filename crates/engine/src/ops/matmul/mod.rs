@@ -1,5 +1,6 @@
 //! Products of matrices.
 
+pub(super) mod einsum;
 pub(super) mod gemm;
 
 use super::Entry;

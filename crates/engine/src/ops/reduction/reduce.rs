@@ -213,7 +213,7 @@ fn blocks<T: Number>(array: Array, reduced: &[bool]) -> Result<(Array, Blocks), 
     Ok((permute::<T>(&array, &[kept, to_reduce].concat())?, blocks))
 }
 
-fn reduce<T: Number>(reduction: Reduction, mut values: Vec<T>, blocks: Blocks) -> Vec<T> {
+fn reduce<T: Number>(reduction: Reduction, values: Vec<T>, blocks: Blocks) -> Vec<T> {
     let finish = |mut values: Vec<T>, function: fn(f64, f64) -> f64| {
         let len = blocks.len as f64;
         values.iter_mut().for_each(|value| *value = T::from_f64(function(value.to_f64(), len)));
@@ -233,12 +233,12 @@ fn reduce<T: Number>(reduction: Reduction, mut values: Vec<T>, blocks: Blocks) -
         Reduction::LogSum => finish(sum(&values), |sum, _| sum.ln()),
         Reduction::LogSumExp => {
             let largest = fold(&values, blocks, T::LEAST, T::larger, T::larger);
-            return log_sum_exp(&mut values, blocks, largest);
+            log_sum_exp(&values, blocks, largest)
         }
     }
 }
 
-fn log_sum_exp<T: Number>(values: &mut [T], blocks: Blocks, mut largest: Vec<T>) -> Vec<T> {
+fn log_sum_exp<T: Number>(values: &[T], blocks: Blocks, mut largest: Vec<T>) -> Vec<T> {
     let finite = |value: T| if value.to_f64().is_finite() { value.to_f64() } else { 0.0 };
     let mut sums = vec![0.0; largest.len()];
     let Blocks { len, inner, .. } = blocks;
