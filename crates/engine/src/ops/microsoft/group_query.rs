@@ -254,3 +254,37 @@ fn placed(
     }
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_checked() {
+        let run = |last: i32, total: i32| {
+            let operator = GroupQueryAttention {
+                num_heads: 2,
+                num_kv_heads: 1,
+                scale: None,
+                softcap: 0.0,
+                rotary: None,
+                window: None,
+            };
+            let ones = |shape: &[usize]| Array::full(shape, 1.0f32).ok();
+            operator.run(Operands::new(vec![
+                ones(&[1, 2, 4]),
+                ones(&[1, 2, 2]),
+                ones(&[1, 2, 2]),
+                ones(&[1, 1, 3, 2]),
+                ones(&[1, 1, 3, 2]),
+                Some(Array::vector(vec![last])),
+                Some(Array::scalar(total)),
+            ]))
+        };
+        assert!(run(4, 5).is_ok());
+        assert!(run(5, 6).is_err());
+        assert!(run(-1, 5).is_err());
+        assert!(run(i32::MIN, 5).is_err());
+        assert!(run(i32::MAX, 5).is_err());
+    }
+}
