@@ -82,7 +82,7 @@ impl GroupQueryAttention {
         &self,
         inputs: &Operands<Array>,
         heads: &mut [f32],
-        [batch, num_heads, seq, dim]: [usize; 4],
+        [num_heads, seq, dim]: [usize; 3],
         first_positions: &[usize],
     ) -> Result<(), Problem> {
         let Some(is_interleaved) = self.rotary else {
@@ -95,11 +95,6 @@ impl GroupQueryAttention {
         }
         let (cos, sin) = (cos.to_floats()?, sin.to_floats()?);
         let rotary = Rotary { cos: &cos, sin: &sin, half, is_interleaved };
-        if let Some(positions) = inputs.optional(9)
-            && positions.shape() != [batch, seq]
-        {
-            problem!("position_ids have shape {:?}, expected [{batch}, {seq}]", positions.shape());
-        }
         for (index, row) in heads.chunks_exact_mut(dim).enumerate() {
             let (sequence, token) = (index / (num_heads * seq), index % seq);
             rotary.rotate(row, (first_positions[sequence] + token) as i64)?;
@@ -129,6 +124,9 @@ impl Operator for GroupQueryAttention {
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
         let query = inputs.get(0)?;
         expect_float(query, "the query")?;
+        if inputs.optional(9).is_some() && self.rotary.is_some() {
+            problem!("input position_ids is not supported");
+        }
         let [batch, seq, hidden] = known_sizes(query, "the query")?;
         let is_packed = inputs.optional(1).is_none();
         let head_dim = match hidden.known_size() {
@@ -148,6 +146,9 @@ impl Operator for GroupQueryAttention {
     fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
         let query = inputs.get(0)?;
         let dtype = query.dtype();
+        if inputs.optional(9).is_some() && self.rotary.is_some() {
+            problem!("input position_ids is not supported");
+        }
         let [batch, seq, hidden] = sizes(query, "the query")?;
         let is_packed = inputs.optional(1).is_none();
         let dim = self.head_dim(hidden, is_packed)?;
@@ -176,8 +177,8 @@ impl Operator for GroupQueryAttention {
         }
         let firsts = first_positions(inputs.get(5)?, inputs.get(6)?, [batch, seq, past_keys])?;
         let keys = past_keys + seq;
-        self.rotate(&inputs, &mut q, [batch, heads, seq, dim], &firsts)?;
-        self.rotate(&inputs, &mut k, [batch, kv_heads, seq, dim], &firsts)?;
+        self.rotate(&inputs, &mut q, [heads, seq, dim], &firsts)?;
+        self.rotate(&inputs, &mut k, [kv_heads, seq, dim], &firsts)?;
         let place = |past: &[f32], new: &[f32]| placed(past, new, [kv_heads, past_keys, seq, dim], &firsts);
         let (k, v) = (place(&past_k, &k)?, place(&past_v, &v)?);
         let bias = inputs.optional(10).map(|bias| Bias::new(bias, batch, heads, [seq, keys]));
