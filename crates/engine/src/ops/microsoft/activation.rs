@@ -210,3 +210,34 @@ impl Operator for BiasSoftmax {
         Ok(vec![Array::from_floats(dtype, shape, values)?])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn biases_of_softmax_are_broadcast() {
+        let run = |bias: &[usize], axis| {
+            let bias = Array::new(bias, (0..bias.iter().product()).map(|i| i as f32).collect()).ok();
+            BiasSoftmax { axis }.run(Operands::new(vec![Array::full([2, 3], 1.0f32).ok(), bias]))
+        };
+        let y = run(&[2, 1], 1).unwrap();
+        assert!(y[0].values::<f32>().unwrap().iter().all(|value| (value - 1.0 / 3.0).abs() < 1e-6));
+        let y = run(&[1, 3], -1).unwrap();
+        assert_eq!(y[0].values::<f32>().unwrap()[..3], y[0].values::<f32>().unwrap()[3..]);
+        assert!(run(&[3], 1).is_err());
+        assert!(run(&[1, 3], 2).is_err());
+        assert!(run(&[1, 3], i64::MIN).is_err());
+    }
+
+    #[test]
+    fn halves_are_split() {
+        let x = Array::new([1, 1, 4], vec![1.0f32, 2.0, 10.0, 20.0]).ok();
+        let y = BiasSplitGelu.run(Operands::new(vec![x, Array::full([4], 1.0f32).ok()])).unwrap();
+        let expected = [22.0, 63.0];
+        let values = y[0].values::<f32>().unwrap();
+        assert!(values.iter().zip(expected).all(|(value, expected)| (value - expected).abs() < 1e-4));
+        let odd = Operands::new(vec![Array::full([1, 1, 3], 1.0f32).ok(), Array::full([3], 1.0f32).ok()]);
+        assert!(BiasSplitGelu.run(odd).is_err());
+    }
+}

@@ -169,7 +169,7 @@ impl Attention {
     fn sizes(&self, columns: usize) -> Result<[usize; 3], Problem> {
         match self.qkv_hidden_sizes {
             Some(sizes) if sizes.iter().sum::<usize>() == columns => Ok(sizes),
-            None if columns % 3 == 0 => Ok([columns / 3; 3]),
+            None if columns.is_multiple_of(3) => Ok([columns / 3; 3]),
             _ => problem!("the weight's {columns} columns are not queries, keys and values"),
         }
     }
@@ -218,5 +218,59 @@ impl Operator for Attention {
             attention_bias: inputs.optional(5),
         };
         self.attention.run(&qkv, [batch, seq], sizes, &context, x.dtype())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attention(has_present: bool) -> Attention {
+        let attention = SelfAttention {
+            num_heads: 2,
+            scale: None,
+            mask_filter_value: -10_000.0,
+            is_causal: false,
+            has_present,
+        };
+        Attention { attention, qkv_hidden_sizes: None }
+    }
+
+    #[test]
+    fn symbols_reach_the_outputs() {
+        let (batch, seq, past) = (Dim::symbol("batch"), Dim::symbol("seq"), Dim::symbol("past"));
+        let float = |shape: Vec<Dim>| Info::new(DataType::F32, shape);
+        let x = float(vec![batch.clone(), seq.clone(), 8i64.into()]);
+        let weight = float(vec![8i64.into(), 24i64.into()]);
+        let inputs = Operands::new(vec![Some(&x), Some(&weight)]);
+        let outputs = attention(true).infer(&inputs).unwrap();
+        assert_eq!(outputs[0].shape, Some(vec![batch.clone(), seq.clone(), 8i64.into()]));
+        assert_eq!(outputs[1].shape, Some(vec![2i64.into(), batch, 2i64.into(), seq, 4i64.into()]));
+        let past = float(vec![2i64.into(), past.clone(), 2i64.into(), past, 4i64.into()]);
+        let inputs = Operands::new(vec![Some(&x), Some(&weight), None, None, Some(&past)]);
+        assert!(attention(true).infer(&inputs).unwrap()[1].shape.as_ref().unwrap()[3].known().is_none());
+        let weight = float(vec![8i64.into(), 25i64.into()]);
+        assert!(attention(false).infer(&Operands::new(vec![Some(&x), Some(&weight)])).is_err());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_a_problem() {
+        let run = |x: &[usize], weight: &[usize], mask: Option<Array>| {
+            let inputs = [Array::full(x, 1.0f32).ok(), Array::full(weight, 1.0f32).ok(), None, mask];
+            attention(false).run(Operands::new(inputs.to_vec()))
+        };
+        assert!(run(&[1, 2, 3], &[3, 12], None).is_ok());
+        assert_eq!(run(&[1 << 40, 0, 3], &[3, 12], None).unwrap()[0].shape(), [1 << 40, 0, 4]);
+        assert!(run(&[1 << 30, 1 << 30, 0], &[0, 12], None).is_err());
+        assert!(run(&[1, 2, 3], &[4, 12], None).is_err());
+        assert!(run(&[1, 2, 3], &[3, 9], None).is_err());
+        assert!(run(&[1, 2, 3], &[3, 0], None).is_err());
+        assert!(run(&[2, 3], &[3, 12], None).is_err());
+        let ends = |end: i64| Some(Array::vector(vec![end]));
+        assert!(run(&[1, 2, 3], &[3, 12], ends(i64::MIN)).is_ok());
+        assert!(run(&[1, 2, 3], &[3, 12], ends(i64::MAX)).is_ok());
+        assert!(run(&[1, 2, 3], &[3, 12], Array::full([1, 7], 1i32).ok()).is_err());
+        assert!(run(&[1, 2, 3], &[3, 12], Array::full([1, 1, 2, 2], 1i32).ok()).is_err());
+        assert!(run(&[1, 2, 3], &[3, 12], Array::full([1], 1.0f32).ok()).is_err());
     }
 }

@@ -87,6 +87,7 @@ impl MaskIndex<'_> {
         if mask.shape() != [self.batch, self.seq] {
             problem!("the mask has shape {:?}, expected [{}, {}]", mask.shape(), self.batch, self.seq);
         }
+        checked_len(&[self.batch], size_of::<i32>())?;
         let values = mask.to_ints()?;
         let count = |row: usize| {
             values[row * self.seq..(row + 1) * self.seq].iter().filter(|&&value| value == 1).count()
@@ -218,5 +219,35 @@ impl<'a> Table<'a> {
 fn add<T: Copy>(row: &mut [f32], values: &[T], to_f32: impl Fn(T) -> f32) {
     for (sum, value) in row.iter_mut().zip(values) {
         *sum += to_f32(*value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(ids: Vec<i32>, rows: usize) -> Result<Vec<Array>, Problem> {
+        let len = ids.len();
+        let inputs = [
+            Array::new([1, len], ids).ok(),
+            None,
+            Array::full([3, 2], 1.0f32).ok(),
+            Array::full([rows, 2], 1.0f32).ok(),
+            None,
+            Array::full([2], 1.0f32).ok(),
+            Array::full([2], 1.0f32).ok(),
+        ];
+        EmbedLayerNormalization { epsilon: 1e-12 }.run(Operands::new(inputs.to_vec()))
+    }
+
+    #[test]
+    fn ids_are_rows() {
+        assert!(run(vec![0, 2], 2).is_ok());
+        assert!(run(vec![0, 3], 2).is_err());
+        assert!(run(vec![-1], 2).is_err());
+        assert!(run(vec![0, 0, 0], 2).is_err());
+        assert_eq!(run(Vec::new(), 0).unwrap()[0].shape(), [1, 0, 2]);
+        let mask = Array::full([1 << 40, 0], 1i32).unwrap();
+        assert!(MaskIndex { mask: Some(&mask), batch: 1 << 40, seq: 0 }.array().is_err());
     }
 }

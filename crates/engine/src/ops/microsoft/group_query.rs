@@ -82,7 +82,7 @@ impl GroupQueryAttention {
         &self,
         inputs: &Operands<Array>,
         heads: &mut [f32],
-        [batch, num_heads, seq, dim]: [usize; 4],
+        [num_heads, seq, dim]: [usize; 3],
         first_positions: &[usize],
     ) -> Result<(), Problem> {
         let Some(is_interleaved) = self.rotary else {
@@ -95,11 +95,6 @@ impl GroupQueryAttention {
         }
         let (cos, sin) = (cos.to_floats()?, sin.to_floats()?);
         let rotary = Rotary { cos: &cos, sin: &sin, half, is_interleaved };
-        if let Some(positions) = inputs.optional(9)
-            && positions.shape() != [batch, seq]
-        {
-            problem!("position_ids have shape {:?}, expected [{batch}, {seq}]", positions.shape());
-        }
         for (index, row) in heads.chunks_exact_mut(dim).enumerate() {
             let (sequence, token) = (index / (num_heads * seq), index % seq);
             rotary.rotate(row, (first_positions[sequence] + token) as i64)?;
@@ -129,6 +124,9 @@ impl Operator for GroupQueryAttention {
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
         let query = inputs.get(0)?;
         expect_float(query, "the query")?;
+        if inputs.optional(9).is_some() && self.rotary.is_some() {
+            problem!("input position_ids is not supported");
+        }
         let [batch, seq, hidden] = known_sizes(query, "the query")?;
         let is_packed = inputs.optional(1).is_none();
         let head_dim = match hidden.known_size() {
@@ -148,6 +146,9 @@ impl Operator for GroupQueryAttention {
     fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
         let query = inputs.get(0)?;
         let dtype = query.dtype();
+        if inputs.optional(9).is_some() && self.rotary.is_some() {
+            problem!("input position_ids is not supported");
+        }
         let [batch, seq, hidden] = sizes(query, "the query")?;
         let is_packed = inputs.optional(1).is_none();
         let dim = self.head_dim(hidden, is_packed)?;
@@ -176,8 +177,8 @@ impl Operator for GroupQueryAttention {
         }
         let firsts = first_positions(inputs.get(5)?, inputs.get(6)?, [batch, seq, past_keys])?;
         let keys = past_keys + seq;
-        self.rotate(&inputs, &mut q, [batch, heads, seq, dim], &firsts)?;
-        self.rotate(&inputs, &mut k, [batch, kv_heads, seq, dim], &firsts)?;
+        self.rotate(&inputs, &mut q, [heads, seq, dim], &firsts)?;
+        self.rotate(&inputs, &mut k, [kv_heads, seq, dim], &firsts)?;
         let place = |past: &[f32], new: &[f32]| placed(past, new, [kv_heads, past_keys, seq, dim], &firsts);
         let (k, v) = (place(&past_k, &k)?, place(&past_v, &v)?);
         let bias = inputs.optional(10).map(|bias| Bias::new(bias, batch, heads, [seq, keys]));
@@ -253,4 +254,38 @@ fn placed(
         out[first..first + new_run].copy_from_slice(&new[head * new_run..(head + 1) * new_run]);
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_checked() {
+        let run = |last: i32, total: i32| {
+            let operator = GroupQueryAttention {
+                num_heads: 2,
+                num_kv_heads: 1,
+                scale: None,
+                softcap: 0.0,
+                rotary: None,
+                window: None,
+            };
+            let ones = |shape: &[usize]| Array::full(shape, 1.0f32).ok();
+            operator.run(Operands::new(vec![
+                ones(&[1, 2, 4]),
+                ones(&[1, 2, 2]),
+                ones(&[1, 2, 2]),
+                ones(&[1, 1, 3, 2]),
+                ones(&[1, 1, 3, 2]),
+                Some(Array::vector(vec![last])),
+                Some(Array::scalar(total)),
+            ]))
+        };
+        assert!(run(4, 5).is_ok());
+        assert!(run(5, 6).is_err());
+        assert!(run(-1, 5).is_err());
+        assert!(run(i32::MIN, 5).is_err());
+        assert!(run(i32::MAX, 5).is_err());
+    }
 }

@@ -133,6 +133,9 @@ pub(super) fn by_head(
     [batch, num_heads, seq, dim]: [usize; 4],
     columns: Columns,
 ) -> Vec<f32> {
+    if batch == 0 || seq == 0 || dim == 0 {
+        return Vec::new();
+    }
     let mut out = Vec::with_capacity(batch * num_heads * seq * dim);
     for sequence in 0..batch {
         for head in 0..num_heads {

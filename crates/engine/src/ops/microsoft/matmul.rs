@@ -223,3 +223,40 @@ impl Operator for FusedGemm {
         Ok(vec![Array::from_floats(dtype, shape, values)?])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::DataType;
+
+    #[test]
+    fn transposed_symbols_are_where_they_belong() {
+        let symbols = |names: &[&str]| {
+            let dims =
+                names.iter().map(|name| name.parse::<i64>().map_or_else(|_| Dim::symbol(name), Dim::from));
+            Info::new(DataType::F32, dims.collect())
+        };
+        let none = Transposition { matrix: false, batch: false };
+        let operator = FusedMatMul {
+            name: "FusedMatMul",
+            alpha: 1.0,
+            a: Transposition { matrix: false, batch: true },
+            b: Transposition { matrix: true, ..none },
+        };
+        let (a, b) = (symbols(&["seq", "batch", "4"]), symbols(&["batch", "keys", "4"]));
+        let outputs = operator.infer(&Operands::new(vec![Some(&a), Some(&b)])).unwrap();
+        assert_eq!(outputs[0].shape, symbols(&["batch", "seq", "keys"]).shape);
+        let b = symbols(&["batch", "keys", "5"]);
+        assert!(operator.infer(&Operands::new(vec![Some(&a), Some(&b)])).is_err());
+    }
+
+    #[test]
+    fn activations_need_their_parameters() {
+        assert!(Activation::new("Relu", &[]).is_ok());
+        assert!(Activation::new("Clip", &[1.0]).is_err());
+        assert!(Activation::new("Softmax", &[]).is_err());
+        let mut values = [-2.0, 3.0];
+        Activation::new("LeakyRelu", &[0.5]).unwrap().apply(&mut values);
+        assert_eq!(values, [-1.0, 3.0]);
+    }
+}

@@ -299,3 +299,57 @@ impl Operator for MultiHeadAttention {
         ])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::DataType;
+
+    const OPERATOR: MultiHeadAttention =
+        MultiHeadAttention { num_heads: 2, scale: None, mask_filter_value: -10_000.0, is_causal: false };
+
+    #[test]
+    fn packed_inputs_are_the_same_as_apart() {
+        let numbers =
+            |len: usize, step: usize| (0..len).map(|i| (i * step % 13) as f32 / 7.0).collect::<Vec<_>>();
+        let (q, k, v) = (numbers(24, 5), numbers(24, 7), numbers(24, 11));
+        let array = |values: &[f32]| Array::new([2, 3, 4], values.to_vec()).ok();
+        let apart = Operands::new(vec![array(&q), array(&k), array(&v)]);
+        let expected = OPERATOR.run(apart).unwrap();
+        // [token, head, which, 2]
+        let packed = |parts: &[&[f32]]| -> Vec<f32> {
+            let heads = (0..12).flat_map(|head| parts.iter().map(move |part| &part[head * 2..head * 2 + 2]));
+            heads.flatten().copied().collect()
+        };
+        let qkv = Array::new([2, 3, 2, 3, 2], packed(&[&q, &k, &v])).ok();
+        assert_eq!(OPERATOR.run(Operands::new(vec![qkv])).unwrap(), expected);
+        let kv = Array::new([2, 3, 2, 2, 2], packed(&[&k, &v])).ok();
+        assert_eq!(OPERATOR.run(Operands::new(vec![array(&q), kv])).unwrap(), expected);
+    }
+
+    #[test]
+    fn symbols_reach_the_outputs() {
+        let (batch, seq, keys) = (Dim::symbol("batch"), Dim::symbol("seq"), Dim::symbol("keys"));
+        let info =
+            |len: &Dim, size: i64| Info::new(DataType::F32, vec![batch.clone(), len.clone(), size.into()]);
+        let (q, k, v) = (info(&seq, 8), info(&keys, 8), info(&keys, 6));
+        let outputs = OPERATOR.infer(&Operands::new(vec![Some(&q), Some(&k), Some(&v)])).unwrap();
+        assert_eq!(outputs[0].shape, Some(vec![batch.clone(), seq, 6i64.into()]));
+        assert_eq!(outputs[2].shape, Some(vec![batch, 2i64.into(), keys, 3i64.into()]));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_a_problem() {
+        let run = |shapes: &[&[usize]]| {
+            let arrays = shapes.iter().map(|&shape| Array::full(shape, 1.0f32).ok()).collect();
+            OPERATOR.run(Operands::new(arrays))
+        };
+        assert!(run(&[&[1, 2, 4], &[1, 3, 4], &[1, 3, 6]]).is_ok());
+        assert!(run(&[&[1, 2, 4], &[1, 3, 6], &[1, 3, 6]]).is_err());
+        assert!(run(&[&[1, 2, 5], &[1, 3, 5], &[1, 3, 6]]).is_err());
+        assert!(run(&[&[1, 2, 4], &[1, 3, 4]]).is_err());
+        assert!(run(&[&[1, 2, 4], &[1, 3, 4], &[1, 3, 6], &[13]]).is_err());
+        assert!(run(&[&[1, 2, 2, 3, 0]]).is_err());
+        assert!(run(&[&[1 << 50, 0, 4], &[1 << 50, 0, 4], &[1 << 50, 0, 4]]).is_ok());
+    }
+}

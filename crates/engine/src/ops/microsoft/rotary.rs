@@ -73,11 +73,11 @@ impl Operator for RotaryEmbedding {
         if rotary_dim > dim || rotary_dim != 2 * half {
             problem!("caches of {half} columns do not rotate {rotary_dim} columns of heads of {dim}");
         }
-        let positions = positions(inputs.get(1)?, [batch, seq])?;
         let mut values = x.into_floats()?;
         if values.is_empty() {
             return Ok(vec![Array::from_floats(dtype, shape, values)?]);
         }
+        let positions = positions(inputs.get(1)?, [batch, seq])?;
         let rotary = Rotary { cos: &cos, sin: &sin, half, is_interleaved: self.is_interleaved };
         for (index, row) in values.chunks_exact_mut(dim).enumerate() {
             let token =
@@ -124,5 +124,30 @@ impl Rotary<'_> {
             (row[i], row[j]) = (row[i] * cos - row[j] * sin, row[i] * sin + row[j] * cos);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_are_checked() {
+        let run = |x: &[usize], positions: Vec<i64>| {
+            let operator = RotaryEmbedding { num_heads: 0, rotary_dim: 0, is_interleaved: false };
+            let cache = || Array::full([4, 2], 1.0f32).ok();
+            operator.run(Operands::new(vec![
+                Array::full(x, 1.0f32).ok(),
+                Some(Array::vector(positions)),
+                cache(),
+                cache(),
+            ]))
+        };
+        assert!(run(&[1, 2, 4], vec![2]).is_ok());
+        assert!(run(&[1, 2, 4], vec![3]).is_err());
+        assert!(run(&[1, 2, 4], vec![-1]).is_err());
+        assert!(run(&[1, 2, 4], vec![i64::MAX]).is_err());
+        assert!(run(&[1, 2, 6], vec![0]).is_err());
+        assert!(run(&[1 << 30, 1 << 30, 0], vec![0]).is_ok());
     }
 }

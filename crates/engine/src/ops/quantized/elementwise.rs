@@ -208,7 +208,7 @@ impl Operator for QLinearConcat {
             if !fits {
                 problem!("inputs of shapes {shape:?} and {other:?} cannot be joined");
             }
-            shape[axis] += other[axis];
+            shape[axis] = shape[axis].saturating_add(other[axis]);
         }
         let len = checked_len(&shape, 1)?;
         let outer: usize = shape[..axis].iter().product();

@@ -339,3 +339,34 @@ impl Operator for QGemm {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_points_are_of_rows_and_columns() {
+        let run = |a_zero: Vec<u8>, b_zero: Vec<i8>| {
+            MatMulInteger.run(Operands::new(vec![
+                Array::new([2, 2], vec![1u8, 2, 3, 4]).ok(),
+                Array::new([2, 1], vec![-1i8, 1]).ok(),
+                Some(Array::vector(a_zero)),
+                Some(Array::vector(b_zero)),
+            ]))
+        };
+        assert_eq!(run(vec![1], vec![0]).unwrap()[0], Array::new([2, 1], vec![1, 1]).unwrap());
+        assert_eq!(run(vec![1, 3], vec![1]).unwrap()[0], Array::new([2, 1], vec![0, 0]).unwrap());
+        assert!(run(vec![1, 2, 3], vec![0]).is_err());
+        assert!(run(vec![1], vec![0, 0]).is_err());
+        assert!(run(vec![], vec![0]).is_err());
+    }
+
+    #[test]
+    fn sums_do_not_saturate() {
+        let product = MatMulInteger
+            .run(Operands::new(vec![Array::full([1, 4], 255u8).ok(), Array::full([4, 1], 127i8).ok()]));
+        assert_eq!(product.unwrap()[0].values::<i32>().unwrap(), [4 * 255 * 127]);
+        let float = Operands::new(vec![Array::full([1, 4], 1.0f32).ok(), Array::full([4, 1], 127i8).ok()]);
+        assert!(MatMulInteger.run(float).is_err());
+    }
+}

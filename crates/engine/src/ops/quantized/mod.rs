@@ -8,9 +8,11 @@ mod attention;
 mod conv;
 mod elementwise;
 mod embedding;
+mod gather;
 mod linear;
 mod matmul;
 mod nbits;
+mod pool;
 
 use super::Entry;
 use crate::graph::{Array, DataType, Element, Problem, problem};
@@ -35,6 +37,11 @@ pub(super) const OPERATORS: &[Entry] = &[
     Entry::microsoft("QLinearSigmoid", 4..=5, elementwise::QLinearFunction::read_sigmoid),
     Entry::microsoft("QLinearLeakyRelu", 4..=5, elementwise::QLinearFunction::read_leaky_relu),
     Entry::microsoft("QLinearConcat", 3..=65_536, elementwise::QLinearConcat::read),
+    Entry::microsoft("QLinearAveragePool", 4..=5, |node| pool::QLinearPool::read(node, "QLinearAveragePool")),
+    Entry::microsoft("QLinearGlobalAveragePool", 4..=5, |node| {
+        pool::QLinearPool::read(node, "QLinearGlobalAveragePool")
+    }),
+    Entry::microsoft("GatherBlockQuantized", 3..=4, gather::GatherBlockQuantized::read),
     Entry::new("ConvInteger", 2..=4, conv::ConvInteger::read),
     Entry::new("QLinearConv", 8..=9, conv::QLinearConv::read),
 ];

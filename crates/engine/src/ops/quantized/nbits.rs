@@ -118,7 +118,7 @@ impl MatMulNBits {
 }
 
 /// Integers of a few bits, the first in a byte's lowest.
-fn unpacked(bytes: &[u8], bits: usize, len: usize) -> impl Iterator<Item = u8> {
+pub(super) fn unpacked(bytes: &[u8], bits: usize, len: usize) -> impl Iterator<Item = u8> {
     let mask = (0xFFu8) >> (8 - bits);
     bytes
         .iter()
@@ -170,5 +170,34 @@ impl Operator for MatMulNBits {
             }
         }
         Ok(vec![Array::from_floats(x.dtype(), shape, values)?])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_those_of_the_attributes() {
+        let run = |x: &[usize], weight: &[usize], scales: &[usize], groups: Option<Vec<i32>>| {
+            MatMulNBits { in_features: 20, out_features: 3, bits: 4, block_size: 16 }.run(Operands::new(
+                vec![
+                    Array::full(x, 1.0f32).ok(),
+                    Array::full(weight, 0x9Au8).ok(),
+                    Array::full(scales, 0.5f32).ok(),
+                    None,
+                    groups.map(Array::vector),
+                ],
+            ))
+        };
+        let y = run(&[2, 20], &[3, 2, 8], &[3, 2], None).unwrap();
+        // Half of the weights stand for (10 - 8) / 2, the others for (9 - 8) / 2.
+        assert_eq!(y[0], Array::full([2, 3], 15.0f32).unwrap());
+        assert!(run(&[2, 19], &[3, 2, 8], &[3, 2], None).is_err());
+        assert!(run(&[2, 20], &[3, 1, 8], &[3, 2], None).is_err());
+        assert!(run(&[2, 20], &[3, 2, 8], &[3, 1], None).is_err());
+        assert!(run(&[2, 20], &[3, 2, 8], &[3, 2], Some(vec![2; 20])).is_err());
+        assert!(run(&[2, 20], &[3, 2, 8], &[3, 2], Some(vec![1; 19])).is_err());
+        assert!(run(&[2, 20], &[3, 2, 8], &[3, 2], Some(vec![1; 20])).is_ok());
     }
 }

@@ -134,6 +134,9 @@ impl Sizes {
         checked_len(&shape, size_of::<f32>())?;
         let places = shape[2..].iter().product();
         let taps = Window::taps(&axes)?;
+        if grid.contains(&0) {
+            problem!("a grid of shape {grid:?} is empty");
+        }
         checked_len(&[places, group_channels, kernel.iter().product()], size_of::<f32>())?;
         Ok(Self {
             batch,
@@ -158,6 +161,9 @@ impl Sizes {
         dot: impl Fn(&mut dyn Iterator<Item = T>, &[T]) -> U,
     ) -> Result<Vec<U>, Problem> {
         let mut out = Vec::with_capacity(checked_len(&self.shape, size_of::<U>())?);
+        if self.shape.contains(&0) {
+            return Ok(out);
+        }
         let (in_group, out_group) = (self.in_channels / self.groups, self.out_channels / self.groups);
         let width = in_group * self.kernel;
         let at = |channel: &[T], tap: u32| {
@@ -354,5 +360,52 @@ impl Operator for ConvTranspose {
             }
         }
         Ok(vec![Array::from_floats(x.dtype(), shape, out)?])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::DataType;
+
+    fn conv(strides: &[usize], pads: &[usize], groups: usize) -> Conv {
+        let window = Window {
+            kernel: None,
+            strides: strides.to_vec(),
+            dilations: Vec::new(),
+            padding: Padding::Explicit(pads.to_vec()),
+            rounds_up: false,
+        };
+        Conv { window, groups, activation: Activation::None, is_fused: false }
+    }
+
+    #[test]
+    fn a_padded_window_keeps_a_symbol() {
+        let seq = Dim::symbol("seq");
+        let x = Info::new(DataType::F32, vec![1i64.into(), 4i64.into(), seq.clone()]);
+        let weight = Info::new(DataType::F32, vec![8i64.into(), 4i64.into(), 3i64.into()]);
+        let infer = |conv: Conv| conv.infer(&Operands::new(vec![Some(&x), Some(&weight)])).unwrap().remove(0);
+        assert_eq!(infer(conv(&[], &[1, 1], 1)).shape, Some(vec![1i64.into(), 8i64.into(), seq.clone()]));
+        assert_ne!(infer(conv(&[], &[1, 0], 1)).shape.unwrap()[2], seq);
+        assert_ne!(infer(conv(&[2], &[1, 1], 1)).shape.unwrap()[2], seq);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_a_problem() {
+        let run = |x: &[usize], weight: &[usize], conv: Conv| {
+            conv.run(Operands::new(vec![Array::full(x, 1.0f32).ok(), Array::full(weight, 1.0f32).ok()]))
+        };
+        assert!(run(&[1, 2, 4], &[3, 2, 2], conv(&[], &[], 1)).is_ok());
+        assert!(run(&[1, 2, 4], &[3, 1, 2], conv(&[], &[], 1)).is_err());
+        assert!(run(&[1, 2, 4], &[3, 1, 2], conv(&[], &[], 2)).is_err());
+        assert!(run(&[1, 2, 4], &[3, 2, 5], conv(&[], &[], 1)).is_err());
+        assert!(run(&[1, 2, 4], &[3, 2, 0], conv(&[], &[], 1)).is_err());
+        assert!(run(&[1, 2, 4], &[3, 2, 2], conv(&[1, 1], &[], 1)).is_err());
+        assert!(run(&[1, 2, 0], &[3, 2, 1], conv(&[], &[1, 1], 1)).is_err());
+        assert!(run(&[1, 2], &[3, 2], conv(&[], &[], 1)).is_ok());
+        assert!(run(&[1], &[3, 2], conv(&[], &[], 1)).is_err());
+        let huge = conv(&[], &[1 << 24, 1 << 24, 1 << 24, 1 << 24], 1);
+        assert!(run(&[1, 1, 1, 1], &[1, 1, 1, 1], huge).is_err());
+        assert!(run(&[1 << 40, 2, 3], &[0, 2, 1], conv(&[], &[], 1)).is_err());
     }
 }

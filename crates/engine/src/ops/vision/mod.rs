@@ -1,11 +1,13 @@
 //! Operators on images and other grids: `[batch, channels, spatial dimensions..]`.
 
+mod col2im;
 mod conv;
 mod pool;
 mod resize;
 mod window;
 
 pub(super) use conv::{Sizes, groups, infer as infer_conv};
+pub(super) use pool::{GlobalPool, Pool};
 pub(super) use window::Window;
 
 use super::Entry;
@@ -20,6 +22,7 @@ pub(super) const OPERATORS: &[Entry] = &[
     Entry::new("GlobalAveragePool", 1..=1, |node| pool::GlobalPool::read(node, "GlobalAveragePool")),
     Entry::new("GlobalMaxPool", 1..=1, |node| pool::GlobalPool::read(node, "GlobalMaxPool")),
     Entry::new("GlobalLpPool", 1..=1, |node| pool::GlobalPool::read(node, "GlobalLpPool")),
+    Entry::new("Col2Im", 3..=3, col2im::Col2Im::read),
     Entry::new("LRN", 1..=1, pool::Lrn::read),
     Entry::new("Resize", 1..=4, |node| resize::Resize::read(node, false)),
     Entry::new("Upsample", 1..=2, |node| resize::Resize::read(node, true)),

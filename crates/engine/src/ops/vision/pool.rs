@@ -27,15 +27,22 @@ fn expect_float(x: &Info) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The windows on an input of this shape, and the output's shape.
-fn place(window: &Window, shape: &[usize]) -> Result<(Vec<Axis>, Vec<u32>, Vec<usize>), Problem> {
+/// A window on an input.
+struct Places {
+    axes: Vec<Axis>,
+    taps: Vec<u32>,
+    /// Of the output.
+    shape: Vec<usize>,
+}
+
+fn place(window: &Window, shape: &[usize]) -> Result<Places, Problem> {
     let (batch, channels, grid) = image_sizes(shape)?;
     let axes = window.axes(grid, window.kernel(None)?)?;
     let mut out = vec![batch, channels];
     out.extend(axes.iter().map(|axis| axis.output));
     checked_len(&out, size_of::<f32>())?;
     let taps = Window::taps(&axes)?;
-    Ok((axes, taps, out))
+    Ok(Places { axes, taps, shape: out })
 }
 
 /// `MaxPool`
@@ -56,7 +63,7 @@ impl MaxPool {
     }
 
     fn pool<T: Element + Copy + PartialOrd>(&self, x: &Array, lowest: T) -> Result<Vec<Array>, Problem> {
-        let (axes, taps, shape) = place(&self.window, x.shape())?;
+        let Places { axes, taps, shape } = place(&self.window, x.shape())?;
         let kernel: usize = axes.iter().map(|axis| axis.kernel).product();
         let grid: usize = axes.iter().map(|axis| axis.input).product();
         let len = checked_len(&shape, size_of::<i64>())?;
@@ -146,7 +153,7 @@ fn norm(node: &NodeReader) -> Result<f32, Problem> {
 }
 
 impl Pool {
-    pub(super) fn read(node: &NodeReader, name: &str) -> Result<Box<dyn Operator>, Problem> {
+    pub(crate) fn read(node: &NodeReader, name: &str) -> Result<Box<dyn Operator>, Problem> {
         let window = Window::read(node)?;
         window.kernel(None)?;
         let measure = if name == "LpPool" {
@@ -182,7 +189,7 @@ impl Operator for Pool {
 
     fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
         let x = inputs.get(0)?;
-        let (axes, taps, shape) = place(&self.window, x.shape())?;
+        let Places { axes, taps, shape } = place(&self.window, x.shape())?;
         let kernel: usize = axes.iter().map(|axis| axis.kernel).product();
         let grid: usize = axes.iter().map(|axis| axis.input).product();
         let values = x.to_floats()?;
@@ -215,7 +222,7 @@ pub(crate) struct GlobalPool {
 }
 
 impl GlobalPool {
-    pub(super) fn read(node: &NodeReader, name: &'static str) -> Result<Box<dyn Operator>, Problem> {
+    pub(crate) fn read(node: &NodeReader, name: &'static str) -> Result<Box<dyn Operator>, Problem> {
         let p = if name == "GlobalLpPool" { norm(node)? } else { 2.0 };
         Ok(Box::new(Self { name, p }))
     }

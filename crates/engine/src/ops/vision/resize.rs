@@ -280,7 +280,7 @@ impl AxisResize<'_> {
         let reach = if self.operator.mode == Mode::Cubic { 2.0 } else { 1.0 };
         // A smaller output is a sum of what it covers.
         let stretch = if self.operator.antialias { (1.0 / self.scale).max(1.0) } else { 1.0 };
-        let span = 2.0 * reach * stretch + 2.0;
+        let span = 2.0 * reach * stretch + 4.0;
         let width = self.input.min(if span < 1e9 { span as usize } else { usize::MAX });
         let mut weights = vec![0.0f32; checked_len(&[self.output, width], size_of::<f32>())?];
         let (mut firsts, mut outside) = (Vec::new(), Vec::new());
@@ -300,8 +300,8 @@ impl AxisResize<'_> {
                 if is_outside && self.operator.excludes_outside {
                     continue;
                 }
-                if weight != 0.0 {
-                    row[place - first] += weight;
+                if let Some(sum) = row.get_mut(place.wrapping_sub(first)) {
+                    *sum += weight;
                 }
             }
             let sum: f32 = row.iter().sum();
@@ -358,11 +358,16 @@ fn fill<T: Copy>(values: &mut [T], shape: &[usize], axis: usize, outside: &[bool
     }
 }
 
+/// One of them says how large the output is.
+struct Parameters {
+    scales: Option<Vec<f32>>,
+    sizes: Option<Vec<i64>>,
+}
+
 impl Resize {
-    /// Scales and sizes, those that are given.
-    fn parameters(&self, inputs: &Operands<Array>) -> Result<(Option<Vec<f32>>, Option<Vec<i64>>), Problem> {
+    fn parameters(&self, inputs: &Operands<Array>) -> Result<Parameters, Problem> {
         if let Some(scales) = &self.scales {
-            return Ok((Some(scales.clone()), None));
+            return Ok(Parameters { scales: Some(scales.clone()), sizes: None });
         }
         let scales = inputs.optional(if self.has_region { 2 } else { 1 });
         let scales = match scales.filter(|scales| !scales.is_empty()) {
@@ -376,7 +381,7 @@ impl Resize {
         if scales.is_some() && sizes.is_some() {
             problem!("there are both scales and sizes");
         }
-        Ok((scales, sizes))
+        Ok(Parameters { scales, sizes })
     }
 
     /// Start and end of the crop on each axis.
@@ -430,7 +435,7 @@ impl Operator for Resize {
 
     fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
         let x = inputs.get(0)?;
-        let (scales, sizes) = self.parameters(&inputs)?;
+        let Parameters { scales, sizes } = self.parameters(&inputs)?;
         let (out, scales) = self.sizes(x.shape(), scales.as_deref(), sizes.as_deref())?;
         checked_len(&out, x.dtype().size())?;
         let regions = self.regions(&inputs, x.rank())?;
@@ -506,5 +511,54 @@ impl Resize {
             fill(&mut values, &shape, *axis, outside, self.extrapolation);
         }
         Ok(vec![Array::from_floats(dtype, shape, values)?])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resize(mode: Mode) -> Resize {
+        Resize {
+            is_upsample: false,
+            mode,
+            coordinates: Coordinates::HalfPixel,
+            nearest: Nearest::RoundPreferFloor,
+            cubic_a: -0.75,
+            excludes_outside: false,
+            extrapolation: 0.0,
+            antialias: mode == Mode::Cubic,
+            policy: Policy::Stretch,
+            axes: None,
+            scales: None,
+            has_region: true,
+        }
+    }
+
+    #[test]
+    fn hostile_scales_and_sizes_are_problems() {
+        let run = |scale: f32, mode| {
+            let inputs = vec![Array::full([3], 1.0f32).ok(), None, Some(Array::vector(vec![scale]))];
+            resize(mode).run(Operands::new(inputs))
+        };
+        for mode in [Mode::Nearest, Mode::Linear, Mode::Cubic] {
+            assert!(run(f32::NAN, mode).is_err());
+            assert!(run(f32::INFINITY, mode).is_err());
+            assert!(run(-1.0, mode).is_err());
+            assert!(run(1e30, mode).is_err());
+            assert_eq!(run(1e-30, mode).unwrap()[0].shape(), [0]);
+            assert_eq!(run(0.34, mode).unwrap()[0], Array::vector(vec![1.0f32]));
+        }
+        let sizes = |sizes: Vec<i64>| {
+            let inputs = vec![Array::full([3], 1.0f32).ok(), None, None, Some(Array::vector(sizes))];
+            resize(Mode::Linear).run(Operands::new(inputs))
+        };
+        assert!(sizes(vec![5]).is_ok());
+        assert!(sizes(vec![5, 5]).is_err());
+        assert!(sizes(vec![i64::MIN]).is_err());
+        assert!(sizes(vec![i64::MAX]).is_err());
+        let axes = Resize { axes: Some(vec![1]), ..resize(Mode::Linear) };
+        assert!(axes.axes(1).is_err());
+        assert!(Resize { axes: Some(vec![0, -1]), ..axes }.axes(1).is_err());
     }
 }
