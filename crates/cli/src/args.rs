@@ -4,7 +4,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use candlewick::{DeviceChoice, Pooling, Precision};
+use candlewick::{DeviceChoice, Int8Scales, Pooling, Precision};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) const DEFAULT_MODEL: &str = "sentence-transformers/all-MiniLM-L6-v2";
@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Models(ModelsArgs),
     /// Fetch models, to use them offline later
     Pull(PullArgs),
+    /// Show what is in an ONNX file, and how it would run
+    Inspect(InspectArgs),
 }
 
 #[derive(Debug, Args)]
@@ -132,6 +134,11 @@ pub(crate) struct ComputeArgs {
     /// What linear layers compute in: f32, bf16, f16 or int8. Less than f32 is faster and less exact
     #[arg(long, value_name = "NAME", default_value = "f32")]
     pub(crate) precision: Precision,
+
+    /// How an ONNX file runs that was quantised dynamically: per-token, with a scale for each token, or exact, with
+    /// ONNX Runtime's numbers, one text at a time
+    #[arg(long, value_name = "MODE", default_value = "per-token")]
+    pub(crate) int8: Int8Scales,
 }
 
 #[derive(Debug, Args)]
@@ -151,6 +158,21 @@ pub(crate) struct FetchArgs {
     /// Look names up in this file, which is laid out as models.toml, instead of in the built-in list
     #[arg(long, value_name = "FILE")]
     pub(crate) registry: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// An ONNX file, or a folder with one
+    #[arg(value_name = "FILE|DIR")]
+    pub(crate) path: PathBuf,
+
+    /// How 8-bit integers would run that were quantised dynamically: per-token or exact
+    #[arg(long, value_name = "MODE", default_value = "per-token")]
+    pub(crate) int8: Int8Scales,
+
+    /// Print it as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

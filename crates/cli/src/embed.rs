@@ -68,7 +68,7 @@ fn load(args: &EmbedArgs) -> candlewick::Result<TextEmbedding> {
 }
 
 fn computation(mut options: LoadOptions, model: &ModelArgs, compute: &ComputeArgs) -> LoadOptions {
-    let ComputeArgs { batch_tokens, threads, device, precision } = compute;
+    let ComputeArgs { batch_tokens, threads, device, precision, int8 } = compute;
     options.pooling = model.pooling;
     options.normalize = model.normalize;
     options.max_length = model.max_length.map(Into::into);
@@ -76,7 +76,7 @@ fn computation(mut options: LoadOptions, model: &ModelArgs, compute: &ComputeArg
     options.output.clone_from(&model.output_name);
     options.batch_tokens = batch_tokens.map(Into::into);
     options.threads = threads.map(Into::into);
-    options.device(*device).precision(*precision)
+    options.device(*device).precision(*precision).int8(*int8)
 }
 
 /// What texts are to a search.

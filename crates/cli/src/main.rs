@@ -7,6 +7,7 @@ mod args;
 mod embed;
 mod fetch;
 mod input;
+mod inspect;
 mod jsonl;
 mod models;
 mod output;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Command::Embed(args) => embed::run(*args),
         Command::Models(args) => models::run(&args),
         Command::Pull(args) => pull::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

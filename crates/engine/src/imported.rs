@@ -39,8 +39,36 @@ pub struct ImportedEncoder {
 pub struct ImportOptions {
     /// Which output to take; by default the first with a row of numbers for each token, or else for each text.
     pub output: Option<String>,
-    /// What the linear layers compute in.
+    /// What the linear layers compute in, where the file does not hold integers.
     pub precision: Precision,
+    /// How a file with 8-bit integers runs that was quantised dynamically.
+    pub int8: Int8Scales,
+}
+
+/// What the scales of 8-bit inputs are of, in files that were quantised dynamically.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Int8Scales {
+    /// Each token has its own scale: no text's result depends on another text.
+    #[default]
+    PerToken,
+    /// As ONNX Runtime: a tensor has one scale. Texts run one by one, so that a text alone gives ONNX Runtime's numbers.
+    Exact,
+}
+
+impl std::str::FromStr for Int8Scales {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "per-token" => Ok(Self::PerToken),
+            "exact" => Ok(Self::Exact),
+            _ => Err(Error::UnknownName {
+                what: "int8 mode",
+                name: name.to_owned(),
+                expected: "per-token or exact",
+            }),
+        }
+    }
 }
 
 /// How a graph runs that does not run packed.
@@ -84,7 +112,7 @@ impl ImportPlan {
         let roles = roles(&graph).map_err(words)?;
         packing::declare(&mut graph, &roles).map_err(|problem| invalid("inputs".to_owned(), problem))?;
         let in_file = |error| in_file(path, error);
-        passes::fuse(&mut graph, options.precision).map_err(in_file)?;
+        passes::fuse(&mut graph, options.precision, options.int8).map_err(in_file)?;
         let output = choose_output(&graph, options.output.as_deref()).map_err(words)?;
         graph.outputs = vec![output.value];
         let hidden_size = output.size;

@@ -43,7 +43,7 @@ mod weights;
 pub use batch::{Batch, plan};
 pub use encoder::TextEncoder;
 pub use error::{Error, Result};
-pub use imported::{ImportOptions, ImportPlan, ImportedEncoder};
+pub use imported::{ImportOptions, ImportPlan, ImportedEncoder, Int8Scales};
 pub use pooling::Pooling;
 pub use precision::Precision;
 pub use runtime::{DeviceChoice, ThreadPool};

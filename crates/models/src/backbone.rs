@@ -53,6 +53,7 @@ impl Backbone {
         let mut import = ImportOptions::default();
         import.output.clone_from(&options.output);
         import.precision = options.precision;
+        import.int8 = options.int8;
         let plan = ImportPlan::read(&path, &import).map_err(|source| engine_error(name, source))?;
         Ok(Self::Imported { path, plan })
     }

@@ -22,6 +22,7 @@ mod dense;
 mod error;
 mod folder;
 mod head;
+mod inspect;
 mod json;
 mod options;
 mod registry;
@@ -30,6 +31,7 @@ mod text;
 
 pub use dense::{DenseModel, Embedding, TextRole};
 pub use error::{Attempt, Error, Result};
+pub use inspect::{EncoderInspection, Inspection, ValueType, WeightsSize, inspect};
 pub use options::LoadOptions;
 pub use registry::{
     Kind, Missing, ModelSpec, OnnxDialect, Prompts, ReferenceFigures, ReferenceImage, Registry, SourceSpec,

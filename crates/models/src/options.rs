@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use candlewick_engine::{DeviceChoice, Pooling, Precision, ThreadPool};
+use candlewick_engine::{DeviceChoice, Int8Scales, Pooling, Precision, ThreadPool};
 
 use crate::registry::Registry;
 use crate::source::{ProgressFn, SourceOptions};
@@ -41,6 +41,8 @@ pub struct LoadOptions {
     /// The output of an ONNX file to take, by its name. Default: the first with a row for each token, or else for
     /// each text.
     pub output: Option<String>,
+    /// How an ONNX file runs that was quantised dynamically. Default: with a scale for each token.
+    pub int8: Int8Scales,
     /// Default: what the registry or the folder says, else the mean.
     pub pooling: Option<Pooling>,
     /// Default: what the registry or the folder says, else no.
@@ -76,6 +78,7 @@ impl LoadOptions {
             precision: Precision::F32,
             weights: None,
             output: None,
+            int8: Int8Scales::PerToken,
             pooling: None,
             normalize: None,
             max_length: None,
@@ -130,6 +133,7 @@ setters! {
     precision: Precision => precision;
     weights: impl Into<PathBuf> => Some(weights.into());
     output: impl Into<String> => Some(output.into());
+    int8: Int8Scales => int8;
     pooling: Pooling => Some(pooling);
     normalize: bool => Some(normalize);
     max_length: usize => Some(max_length);

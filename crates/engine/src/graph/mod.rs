@@ -121,6 +121,11 @@ impl Graph {
         self.value(id).constant.as_ref()
     }
 
+    /// All values that are known.
+    pub fn constants(&self) -> impl Iterator<Item = &Constant> {
+        self.values.iter().filter_map(|value| value.constant.as_ref())
+    }
+
     /// The number of values.
     pub fn num_values(&self) -> usize {
         self.values.len()

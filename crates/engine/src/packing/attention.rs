@@ -4,11 +4,15 @@
 //! `[batch_size, seq_len, ...]` is turned, cut and scaled in a different way by each exporter, so it is run on
 //! numbered elements instead: where each number arrives tells which column of which token it was.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use super::evaluate::evaluate;
-use super::mask::{self, Kind, Meaning};
+use super::mask::{self, Distances, Kind, Meaning};
 use super::{Packer, batch_size, depends, seq_len};
 use crate::graph::{Array, Node, ValueId};
 use crate::kernels::AttentionShape;
+use crate::ops::fused::{DistanceTable, RotaryTable};
 use crate::ops::microsoft::{Attention, SelfAttention};
 use crate::passes::scaled_by;
 
@@ -22,10 +26,11 @@ pub(super) struct AttentionCore {
     pub(super) source_width: usize,
     pub(super) window: Option<usize>,
     /// A table for `PackedAttention`.
-    pub(super) bias: Option<(Vec<f32>, usize)>,
+    pub(super) bias: Option<DistanceTable>,
     /// Input, weight and bias of the linear layer that makes queries, keys and values, if it is part of the node; then
     /// there are no sources.
     pub(super) projection: Option<[Option<ValueId>; 3]>,
+    pub(super) rotary: Option<Arc<RotaryTable>>,
 }
 
 /// Where queries, keys or values of all heads are, side by side in the order of the heads.
@@ -95,6 +100,7 @@ fn whole_layer(packer: &mut Packer, node: &Node, operator: &Attention) -> Result
         window: None,
         bias: None,
         projection: Some([node.input(0), node.input(1), node.input(2)]),
+        rotary: None,
     })
 }
 
@@ -104,6 +110,34 @@ struct Scores {
     product: ValueId,
     scale: f32,
     window: Option<usize>,
+    bias: Option<Bias>,
+}
+
+enum Bias {
+    Causal,
+    Distances(Distances),
+}
+
+impl Bias {
+    /// As `PackedAttention` takes it: a table for each head, the distance that it goes to, and whether sequences must
+    /// not be longer.
+    fn table(&self, num_heads: usize) -> Result<DistanceTable, String> {
+        match self {
+            Self::Causal => {
+                let values = [0.0, 0.0, f32::NEG_INFINITY].repeat(num_heads);
+                Ok(DistanceTable { values, max_distance: 2, is_whole: true })
+            }
+            Self::Distances(Distances { table, max_distance, is_whole }) => {
+                let rows = table.len() / (2 * max_distance - 1);
+                let values = match rows {
+                    rows if rows == num_heads => table.clone(),
+                    1 => table.repeat(num_heads),
+                    _ => return Err(format!("a bias for {rows} heads")),
+                };
+                Ok(DistanceTable { values, max_distance: *max_distance, is_whole: *is_whole })
+            }
+        }
+    }
 }
 
 fn core(
@@ -126,18 +160,14 @@ fn core(
     let [batch, len] = SIZES;
 
     // The product: numbers that tell transposed keys from others, and the factor.
-    let numbers = |shape: &[usize], seed: f32| {
-        let values = (0..shape.iter().product()).map(|i: usize| (i as f32 * seed).sin()).collect();
-        Array::new(shape, values).map_err(|problem| problem.to_string())
-    };
-    let (q, k) = (numbers(&queries.shape, 0.7)?, numbers(&keys.shape, 1.3)?);
+    let (q, k) = (wave(&queries.shape, 0.7)?, wave(&keys.shape, 1.3)?);
     let ids = [scores_node.inputs[0], scores_node.inputs[1]].map(|id| id.expect("both were looked at"));
     let result =
         evaluate(graph, infos, scores.product, SIZES, None, &[(ids[0], q.clone()), (ids[1], k.clone())])?;
     let alpha = product_scale(&q, &k, &result, [batch * heads, len, head_dim], keys.is_transposed)?;
 
     // The softmax over keys, whatever guards it.
-    let raw = numbers(result.shape(), 2.1)?;
+    let raw = wave(result.shape(), 2.1)?;
     let soft = evaluate(graph, infos, powers, SIZES, None, &[(softmax_input, raw.clone())])?;
     check_softmax(&raw, &soft, len)?;
 
@@ -175,6 +205,9 @@ fn core(
     if width(&keys) != source_width || width(&values) != source_width {
         return Err("queries, keys and values differ in width".to_owned());
     }
+    if queries.rotary != keys.rotary || values.rotary.is_some() {
+        return Err("queries and keys are not rotated alike".to_owned());
+    }
     if values.scale != 1.0 {
         return Err("values are scaled".to_owned());
     }
@@ -184,8 +217,9 @@ fn core(
         sources: [queries.source, keys.source, values.source],
         source_width,
         window: scores.window,
-        bias: None,
+        bias: scores.bias.as_ref().map(|bias| bias.table(heads)).transpose()?,
         projection: None,
+        rotary: queries.rotary,
     })
 }
 
@@ -200,9 +234,12 @@ struct Operand {
     heads: [usize; 2],
     /// The last two dimensions are columns and tokens, not tokens and columns.
     is_transposed: bool,
+    rotary: Option<Arc<RotaryTable>>,
 }
 
-const LAYOUT: &[&str] = &[
+/// Operators that move elements or add multiples of them: where other inputs depend on no token, the output is a linear
+/// function of the one that does.
+const LINEAR: &[&str] = &[
     "Reshape",
     "Transpose",
     "Unsqueeze",
@@ -215,55 +252,177 @@ const LAYOUT: &[&str] = &[
     "Split",
     "Slice",
     "Gather",
+    "Concat",
+    "Neg",
+    "Add",
+    "Sub",
 ];
 
-fn operand(packer: &Packer, id: ValueId) -> Result<Operand, String> {
+fn operand(packer: &mut Packer, id: ValueId) -> Result<Operand, String> {
     let (graph, infos) = (packer.graph, packer.infos);
-    let source = back_to_rows(packer, id).ok_or("no rows of tokens behind it")?;
-    let width =
-        packer.shape(source).and_then(|shape| shape.last()?.known_size()).ok_or("its width is not known")?;
+    let behind = rows_behind(packer, id)?;
+    let width = packer
+        .shape(behind.rows)
+        .and_then(|shape| shape.last()?.known_size())
+        .ok_or("its width is not known")?;
     let [batch, len] = SIZES;
-    let error = |problem: crate::graph::Problem| problem.to_string();
-    let ones = Array::full([batch, len, width], 1.0f32).map_err(error)?;
-    let scaled = evaluate(graph, infos, id, SIZES, None, &[(source, ones)])?;
-    let scale = *scaled.values::<f32>().map_err(error)?.first().ok_or("it is empty")?;
-    if scaled.values::<f32>().map_err(error)?.iter().any(|value| *value != scale) || scale == 0.0 {
-        return Err("it is not scaled by one factor".to_owned());
+    let given = |values: Array| [(behind.rows, values)];
+    let ones = Array::full([batch, len, width], 1.0f32).map_err(words)?;
+    let scaled = evaluate(graph, infos, id, SIZES, None, &given(ones))?;
+    let arrived = evaluate(graph, infos, id, SIZES, None, &given(numbered(&[batch, len, width])?))?;
+    let mut operand = Operand::of_layout(&scaled, &arrived, behind.rows, width)?;
+    let is_scaled = floats(&scaled)?.iter().all(|value| *value == operand.scale);
+    if !is_scaled {
+        // What differs from token to token is a rotation; the first token is not rotated.
+        let table = match packer.rotaries.get(&behind.positions) {
+            Some(table) => table.clone(),
+            None => {
+                let table = Arc::new(operand.rotary_table(packer, id)?);
+                packer.rotaries.insert(behind.positions.clone(), table.clone());
+                table
+            }
+        };
+        operand.check_rotation(packer, id, &table)?;
+        operand.rotary = Some(table);
     }
-    let arrived = evaluate(graph, infos, id, SIZES, None, &[(source, numbered(&[batch, len, width])?)])?;
-    let shape = arrived.shape().to_vec();
-    let (heads, inner) = match *shape.as_slice() {
-        [b, heads, a, c] if b == batch => (heads, [a, c]),
-        [all, a, c] if all % batch == 0 => (all / batch, [a, c]),
-        _ => return Err(format!("a shape of {shape:?}")),
-    };
-    let numbers: Vec<usize> = arrived
-        .values::<f32>()
-        .map_err(error)?
-        .iter()
-        .map(|value| (value / scale).round() as usize)
-        .collect();
-    let first_column = numbers.first().map(|number| number % width).ok_or("it is empty")?;
-    for is_transposed in [false, true] {
-        let head_dim = if is_transposed { inner[0] } else { inner[1] };
-        let tokens = if is_transposed { inner[1] } else { inner[0] };
-        if tokens != len || heads == 0 || head_dim == 0 {
-            continue;
+    Ok(operand)
+}
+
+impl Operand {
+    /// Tells from the first tokens where ones and numbered elements have arrived.
+    fn of_layout(scaled: &Array, arrived: &Array, rows: ValueId, width: usize) -> Result<Self, String> {
+        let [batch, len] = SIZES;
+        let scale = *floats(scaled)?.first().ok_or("it is empty")?;
+        if scale == 0.0 {
+            return Err("it is zero".to_owned());
         }
-        let fits = numbers.iter().enumerate().all(|(index, number)| {
-            let (matrix, rest) = (index / (len * head_dim), index % (len * head_dim));
-            let (s, d) =
-                if is_transposed { (rest % len, rest / len) } else { (rest / head_dim, rest % head_dim) };
-            let (b, h) = (matrix / heads, matrix % heads);
-            *number == (b * len + s) * width + first_column + h * head_dim + d
-        });
-        if fits {
-            let source = Source { value: source, first_column };
-            let heads = [heads, head_dim];
-            return Ok(Operand { source, source_width: width, scale, shape, heads, is_transposed });
+        let shape = arrived.shape().to_vec();
+        let (heads, inner) = match *shape.as_slice() {
+            [b, heads, a, c] if b == batch => (heads, [a, c]),
+            [all, a, c] if all % batch == 0 => (all / batch, [a, c]),
+            _ => return Err(format!("a shape of {shape:?}")),
+        };
+        let arrived = floats(arrived)?;
+        for is_transposed in [false, true] {
+            let [tokens, head_dim] = if is_transposed { [inner[1], inner[0]] } else { inner };
+            if tokens != len || heads == 0 || head_dim == 0 {
+                continue;
+            }
+            let operand = Self {
+                source: Source { value: rows, first_column: 0 },
+                source_width: width,
+                scale,
+                shape: shape.clone(),
+                heads: [heads, head_dim],
+                is_transposed,
+                rotary: None,
+            };
+            let number = |b, h, d| (arrived[operand.index(b, h, 0, d)] / scale).round() as usize;
+            let first_column = number(0, 0, 0) % width;
+            let fits = (0..batch * heads * head_dim).all(|index| {
+                let (b, h, d) = (index / (heads * head_dim), index / head_dim % heads, index % head_dim);
+                number(b, h, d) == b * len * width + first_column + h * head_dim + d
+            });
+            if fits {
+                let source = Source { value: rows, first_column };
+                return Ok(Self { source, ..operand });
+            }
+        }
+        Err("its columns are not the heads' one after the other".to_owned())
+    }
+
+    /// Where an element is, sizes being [`SIZES`].
+    fn index(&self, b: usize, h: usize, s: usize, d: usize) -> usize {
+        self.index_of_len(SIZES[1], b, h, s, d)
+    }
+
+    fn index_of_len(&self, len: usize, b: usize, h: usize, s: usize, d: usize) -> usize {
+        let [heads, head_dim] = self.heads;
+        let matrix = (b * heads + h) * len * head_dim;
+        matrix + if self.is_transposed { d * len + s } else { s * head_dim + d }
+    }
+
+    /// The rotation of each position: halves of the first head that are one and zero arrive as cosines and sines.
+    fn rotary_table(&self, packer: &Packer, id: ValueId) -> Result<RotaryTable, String> {
+        let head_dim = self.heads[1];
+        if head_dim % 2 != 0 {
+            return Err("heads of odd size".to_owned());
+        }
+        let half = head_dim / 2;
+        let mut max_positions = MAX_POSITIONS.min(MAX_ELEMENTS / self.source_width).max(1);
+        loop {
+            let mut values = vec![0.0f32; max_positions * self.source_width];
+            for row in values.chunks_exact_mut(self.source_width) {
+                row[self.source.first_column..][..half].fill(1.0);
+            }
+            let given = Array::new([1, max_positions, self.source_width], values).map_err(words)?;
+            let cuts = [(self.source.value, given)];
+            match evaluate(packer.graph, packer.infos, id, [1, max_positions], None, &cuts) {
+                Ok(rotated) => {
+                    let rotated = floats(&rotated)?;
+                    let at = |s, d| rotated[self.index_of_len(max_positions, 0, 0, s, d)] / self.scale;
+                    let table = |first: usize| {
+                        (0..max_positions * half).map(|i| at(i / half, first + i % half)).collect()
+                    };
+                    return Ok(RotaryTable { cos: table(0), sin: table(half), dim: head_dim });
+                }
+                // A file may hold fewer positions.
+                Err(_) if max_positions > 1 => max_positions /= 2,
+                Err(reason) => return Err(reason),
+            }
         }
     }
-    Err("its columns are not the heads' one after the other".to_owned())
+
+    /// Compares what the nodes compute with a rotation by the table.
+    fn check_rotation(&self, packer: &Packer, id: ValueId, table: &RotaryTable) -> Result<(), String> {
+        let ([batch, len], [heads, head_dim]) = (SIZES, self.heads);
+        let (half, width) = (head_dim / 2, self.source_width);
+        if table.dim != head_dim || table.cos.len() < len * half {
+            return Err("a rotation of other heads".to_owned());
+        }
+        let x = wave(&[batch, len, width], 0.7)?;
+        let rotated =
+            evaluate(packer.graph, packer.infos, id, SIZES, None, &[(self.source.value, x.clone())])?;
+        let (x, rotated) = (floats(&x)?, floats(&rotated)?);
+        for b in 0..batch {
+            for h in 0..heads {
+                for s in 0..len {
+                    let row = (b * len + s) * width + self.source.first_column + h * head_dim;
+                    for d in 0..half {
+                        let (cos, sin) = (table.cos[s * half + d], table.sin[s * half + d]);
+                        let (low, high) = (x[row + d] * self.scale, x[row + half + d] * self.scale);
+                        let expected = [low * cos - high * sin, high * cos + low * sin];
+                        for (expected, d) in expected.into_iter().zip([d, d + half]) {
+                            if (rotated[self.index(b, h, s, d)] - expected).abs() > 1e-4 {
+                                return Err("it is no rotation of halves".to_owned());
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Positions that are looked for.
+const MAX_POSITIONS: usize = 8192;
+
+/// Elements of a made-up input at most.
+const MAX_ELEMENTS: usize = 1 << 25;
+
+fn words(problem: crate::graph::Problem) -> String {
+    problem.to_string()
+}
+
+fn floats(array: &Array) -> Result<Vec<f32>, String> {
+    array.to_floats().map(std::borrow::Cow::into_owned).map_err(words)
+}
+
+/// Elements that tell places apart.
+fn wave(shape: &[usize], step: f32) -> Result<Array, String> {
+    let values = (0..shape.iter().product()).map(|i: usize| (i as f32 * step).sin()).collect();
+    Array::new(shape, values).map_err(words)
 }
 
 /// Elements that are their own index.
@@ -286,31 +445,53 @@ fn back(packer: &Packer, mut id: ValueId, kinds: &[&str]) -> Option<ValueId> {
     Some(id)
 }
 
-/// The rows of tokens, `[batch_size, seq_len, width]`, that a value is another layout of.
-fn back_to_rows(packer: &Packer, mut id: ValueId) -> Option<ValueId> {
-    let mut rows = None;
-    loop {
+/// What a value is a linear function of.
+struct Behind {
+    /// `[batch_size, seq_len, width]`
+    rows: ValueId,
+    /// What depends on the padded length alone and is multiplied with it on the way, sorted.
+    positions: Vec<ValueId>,
+}
+
+/// The one value of rows that all that depends on tokens comes from.
+fn rows_behind(packer: &Packer, id: ValueId) -> Result<Behind, String> {
+    let (mut rows, mut positions) = (None, BTreeSet::new());
+    let (mut stack, mut seen) = (vec![id], BTreeSet::new());
+    while let Some(id) = stack.pop() {
+        if !seen.insert(id) || packer.graph.constant(id).is_some() {
+            continue;
+        }
+        if packer.depends[id.index()] & depends::TOKENS == 0 {
+            let is_shape = packer.infos.get(id).is_some_and(|info| info.ints.is_some());
+            if !is_shape {
+                positions.insert(id);
+            }
+            continue;
+        }
         if let Some([batch, seq, width]) = packer.shape(id)
             && *batch == batch_size()
             && *seq == seq_len()
             && width.known().is_some()
         {
+            if rows.is_some_and(|rows| rows != id) {
+                return Err("it comes from two values of rows".to_owned());
+            }
             rows = Some(id);
+            continue;
         }
-        let Some(index) = packer.pattern.index(id) else {
-            return rows;
-        };
+        let index = packer.pattern.index(id).ok_or("no rows of tokens behind it")?;
         let node = &packer.graph.nodes[index];
-        if !LAYOUT.contains(&node.operator.name()) {
-            return rows;
+        let name = node.operator.name();
+        let of_tokens =
+            node.inputs.iter().flatten().filter(|id| packer.depends[id.index()] & depends::TOKENS != 0);
+        let is_product = matches!(name, "Mul" | "Div") && of_tokens.count() > 1;
+        if !LINEAR.contains(&name) || is_product {
+            return Err(format!("{name} on the way from rows of tokens"));
         }
-        let of_tokens = |id: &&ValueId| packer.depends[id.index()] & depends::TOKENS != 0;
-        let mut inputs = node.inputs.iter().flatten().filter(of_tokens);
-        match (inputs.next(), inputs.next()) {
-            (Some(input), None) => id = *input,
-            _ => return rows,
-        }
+        stack.extend(node.inputs.iter().flatten());
     }
+    let rows = rows.ok_or("no rows of tokens behind it")?;
+    Ok(Behind { rows, positions: positions.into_iter().collect() })
 }
 
 /// The softmax that a value is, behind casts and guards against rows without any key.
@@ -328,7 +509,7 @@ fn softmax_behind(packer: &Packer, mut id: ValueId) -> Option<ValueId> {
 
 /// Goes back from the softmax through scales and masks to the product.
 fn scores_behind(packer: &mut Packer, mut id: ValueId) -> Result<Scores, String> {
-    let mut scores = Scores { product: id, scale: 1.0, window: None };
+    let mut scores = Scores { product: id, scale: 1.0, window: None, bias: None };
     loop {
         let node = packer.pattern.node(id).ok_or("scores that no node computes")?;
         let input = |index: usize| node.input(index).ok_or("an input is missing");
@@ -373,14 +554,18 @@ fn apply(packer: &mut Packer, scores: &mut Scores, id: ValueId, kind: Kind) -> R
     if packer.depends[id.index()] & depends::TOKENS != 0 {
         return Err("the mask depends on tokens".to_owned());
     }
-    match mask_meaning(packer, id, kind)? {
-        Meaning::Padding => Ok(()),
-        Meaning::Window(window) if scores.window.is_none() => {
-            scores.window = Some(window);
-            Ok(())
+    let meaning = mask_meaning(packer, id, kind)?;
+    match meaning {
+        Meaning::All => {}
+        Meaning::Window(window) if scores.window.is_none() => scores.window = Some(window),
+        // Tokens after a query are as far as can be.
+        Meaning::Causal if scores.bias.is_none() => scores.bias = Some(Bias::Causal),
+        Meaning::Distances(distances) if scores.bias.is_none() && scores.scale == 1.0 => {
+            scores.bias = Some(Bias::Distances(distances));
         }
-        Meaning::Window(_) => Err("two windows".to_owned()),
+        _ => return Err("masks of two kinds at once".to_owned()),
     }
+    Ok(())
 }
 
 /// [`mask::meaning`], asked once for each mask.

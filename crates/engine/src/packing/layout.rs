@@ -114,6 +114,7 @@ const ROWWISE: &[&str] = &[
     "SkipSimplifiedLayerNormalization",
     "MatMul",
     "LpNormalization",
+    "MatMulNBits",
 ];
 
 const REDUCTIONS: &[&str] =
@@ -121,6 +122,87 @@ const REDUCTIONS: &[&str] =
 
 /// Operators that keep all elements in order.
 const RESHAPING: &[&str] = &["Reshape", "Unsqueeze", "Squeeze", "Flatten"];
+
+/// The packed values of a node's outputs, if it is one of those with several that can be packed.
+pub(super) fn pack_parts(packer: &mut Packer, node: &Node) -> Option<Result<Vec<(ValueId, Layout)>, Reason>> {
+    (node.operator.name() == "Split").then(|| {
+        let (x, layout) = packer.packed(input(node, 0)?)?;
+        check_last_axis(packer, node, layout)?;
+        let mut inputs = vec![Some(x)];
+        for id in node.inputs[1..].iter().flatten() {
+            constant_ints(packer, *id)?;
+            inputs.push(Some(packer.packed(*id)?.0));
+        }
+        Ok(packer.copy_all(node, inputs).into_iter().map(|id| (id, layout)).collect())
+    })
+}
+
+/// Slices and concatenations of rows.
+fn last_axis(packer: &mut Packer, node: &Node) -> Result<(ValueId, Layout), Reason> {
+    let (mut inputs, mut layout) = (Vec::new(), None);
+    for id in &node.inputs {
+        let Some(id) = *id else {
+            inputs.push(None);
+            continue;
+        };
+        let (packed, own) = packer.packed(id)?;
+        inputs.push(Some(packed));
+        match layout {
+            _ if own == Layout::Constant && node.operator.name() == "Slice" => {}
+            None => layout = Some(own),
+            Some(layout) if layout == own => {}
+            Some(layout) => return Err(format!("an input is {layout}, another is {own}").into()),
+        }
+    }
+    let layout = layout.ok_or("it depends on no token")?;
+    check_last_axis(packer, node, layout)?;
+    if node.operator.name() == "Slice" {
+        // Slices of other axes could keep sizes and turn the order around.
+        let rank = packer.shape(input(node, 0)?).map_or(0, <[Dim]>::len) as i64;
+        let axes = constant_ints(packer, input(node, 3)?)?;
+        if axes.iter().any(|axis| *axis != -1 && *axis != rank - 1) {
+            return Err("it slices across tokens".into());
+        }
+    }
+    Ok((packer.copy(node, inputs), layout))
+}
+
+/// Whether all dimensions but the last stay as they are.
+fn check_last_axis(packer: &Packer, node: &Node, layout: Layout) -> Result<(), Reason> {
+    let own = match layout {
+        TOKENS => 2,
+        Layout::Flat | SEQUENCES => 1,
+        other => return Err(format!("an input is {other}").into()),
+    };
+    let from = packer.shape(input(node, 0)?).ok_or("its input's shape is not known")?;
+    for id in node.outputs.iter().flatten() {
+        let to = packer.shape(*id).ok_or("its output's shape is not known")?;
+        let rest = from.len().saturating_sub(1);
+        if from.len() <= own || to.len() != from.len() || to[..rest] != from[..rest] {
+            return Err("it goes across tokens".into());
+        }
+    }
+    Ok(())
+}
+
+/// Elements by index of a value all of whose elements are equal: token types of files that have none.
+fn gather_equal(packer: &mut Packer, node: &Node) -> Result<(ValueId, Layout), Reason> {
+    let (data, index) = (input(node, 0)?, input(node, 1)?);
+    if packer.depends[data.index()] & !super::depends::SIZES != 0 {
+        return Err("it gathers from tokens".into());
+    }
+    let array = match packer.graph.constant(data) {
+        Some(constant) => constant.array(),
+        None => super::evaluate::evaluate(packer.graph, packer.infos, data, [1, 3], None, &[])?,
+    };
+    let values = array.to_ints().map_err(|problem| problem.to_string())?;
+    let value = *values.first().ok_or("it gathers from nothing")?;
+    let (rows, layout) = packer.packed(index)?;
+    if layout != TOKENS || values.iter().any(|other| *other != value) {
+        return Err("it gathers elements that differ".into());
+    }
+    Ok((packer.add(node, Fill { dtype: array.dtype(), value }, &[rows]), TOKENS))
+}
 
 /// The packed value of a node's first output, or why there is none.
 pub(super) fn pack_node(packer: &mut Packer, node: &Node) -> Result<(ValueId, Layout), Reason> {
@@ -135,6 +217,17 @@ pub(super) fn pack_node(packer: &mut Packer, node: &Node) -> Result<(ValueId, La
         return reduce(packer, node);
     }
     match name {
+        "Slice" | "Concat" => last_axis(packer, node),
+        "GatherElements" => gather_equal(packer, node),
+        // With a scale for all elements.
+        "QuantizeLinear" | "DequantizeLinear"
+            if node.inputs[1..]
+                .iter()
+                .flatten()
+                .all(|id| packer.graph.constant(*id).is_some_and(|constant| constant.shape().is_empty())) =>
+        {
+            same_place(packer, node, false)
+        }
         "Gather" => gather(packer, node),
         "Expand" => {
             let (x, layout) = packer.packed(input(node, 0)?)?;
@@ -392,15 +485,16 @@ impl Operator for Reshape {
     }
 }
 
-/// Ones for each token: the mask where nothing is padding.
+/// One number for each token: ones are the mask where nothing is padding.
 #[derive(Debug)]
-pub(super) struct Ones {
+pub(super) struct Fill {
     pub(super) dtype: DataType,
+    pub(super) value: i64,
 }
 
-impl Operator for Ones {
+impl Operator for Fill {
     fn name(&self) -> &str {
-        "Ones"
+        "Fill"
     }
 
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
@@ -409,7 +503,7 @@ impl Operator for Ones {
 
     fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
         let shape = inputs.get(0)?.shape();
-        Ok(vec![ints(self.dtype, shape, vec![1; inputs.get(0)?.len()])?])
+        Ok(vec![ints(self.dtype, shape, vec![self.value; inputs.get(0)?.len()])?])
     }
 }
 

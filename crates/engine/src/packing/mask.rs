@@ -3,13 +3,27 @@
 use super::evaluate::evaluate;
 use crate::graph::{Array, DataType, Graph, Infos, ValueId};
 
-/// What a mask means.
+/// What a mask means, besides that padding is hidden.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Meaning {
-    /// Tokens see all real tokens of their sequence, and no padding.
-    Padding,
-    /// As padding; besides, tokens see only others at most this far away.
+    /// Tokens see all tokens of their sequence.
+    All,
+    /// Tokens see only those at most this far away.
     Window(usize),
+    /// Tokens see only themselves and those before them.
+    Causal,
+    /// Scores depend on distances.
+    Distances(Distances),
+}
+
+/// What is added to scores by key minus query.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Distances {
+    /// `[num_heads, 2 * max_distance - 1]`
+    pub(super) table: Vec<f32>,
+    pub(super) max_distance: usize,
+    /// Whether all larger distances have the same bias as the largest here.
+    pub(super) is_whole: bool,
 }
 
 /// How a mask's elements say that a key is hidden.
@@ -39,51 +53,45 @@ pub(super) fn meaning(
     id: ValueId,
     kind: Kind,
 ) -> Result<Meaning, String> {
-    let mut window = None;
+    let mut found: Option<Meaning> = None;
     for seq_len in LENGTHS {
         let real = [seq_len, seq_len - seq_len / 3 - 1];
         let ones: Vec<i64> =
             real.iter().flat_map(|real| (0..seq_len).map(move |k| i64::from(k < *real))).collect();
-        let array = evaluate(graph, infos, id, [2, seq_len], mask.map(|mask| (mask, ones.as_slice())), &[])?;
+        let mask_values = mask.map(|mask| (mask, ones.as_slice()));
+        let array = evaluate(graph, infos, id, [2, seq_len], mask_values, &[])?;
         if kind == Kind::Index {
             check_index(&array, &real, &ones)?;
             continue;
         }
-        let seen = Seen::new(&array, seq_len, kind)?;
-        for (b, real) in real.into_iter().enumerate() {
-            for q in 0..real {
-                for k in 0..seq_len {
-                    // Without a mask among the inputs, nothing is padding.
-                    let is_real = k < real || mask.is_none();
-                    let distance = q.abs_diff(k);
-                    let is_near = window.is_none_or(|window| distance <= window);
-                    if is_real && is_near && !seen.at(b, q, k)? {
-                        // The first query sees the nearest keys: where that ends is the window.
-                        if window.is_none() && (b, q) == (0, 0) && k > 0 {
-                            window = Some(k - 1);
-                        } else {
-                            return Err("it is more than a mask of padding".to_owned());
-                        }
-                    } else if !(is_real && is_near) && seen.at(b, q, k)? {
-                        return Err("it does not hide all padding".to_owned());
-                    }
-                }
-            }
-        }
+        let scores = Scores::new(&array, seq_len, kind)?;
+        // Without a mask among the inputs, nothing is padding.
+        let real = if mask.is_some() { real } else { [seq_len; 2] };
+        found = Some(match found {
+            None | Some(Meaning::All | Meaning::Causal) => scores.meaning(real)?,
+            Some(Meaning::Window(window)) => match scores.meaning(real)? {
+                Meaning::Window(other) if other == window => Meaning::Window(window),
+                _ => return Err("its window depends on the padded length".to_owned()),
+            },
+            Some(Meaning::Distances(shorter)) => match scores.meaning(real)? {
+                Meaning::Distances(longer) if longer.contains(&shorter) => Meaning::Distances(longer),
+                _ => return Err("its bias depends on the padded length".to_owned()),
+            },
+        });
     }
-    Ok(window.map_or(Meaning::Padding, Meaning::Window))
+    Ok(found.unwrap_or(Meaning::All))
 }
 
-/// A mask that can be broadcast to `[batch_size, heads, seq_len, seq_len]`.
-struct Seen<'a> {
-    array: &'a Array,
+/// A mask or bias that can be broadcast to `[batch_size, heads, seq_len, seq_len]`.
+struct Scores {
+    /// What is added to scores: minus infinity for keys that are hidden.
+    values: Vec<f32>,
     seq_len: usize,
-    kind: Kind,
     shape: [usize; 4],
 }
 
-impl<'a> Seen<'a> {
-    fn new(array: &'a Array, seq_len: usize, kind: Kind) -> Result<Self, String> {
+impl Scores {
+    fn new(array: &Array, seq_len: usize, kind: Kind) -> Result<Self, String> {
         let mut shape = [1; 4];
         let rank = array.rank();
         if rank > 4 {
@@ -91,33 +99,117 @@ impl<'a> Seen<'a> {
         }
         shape[4 - rank..].copy_from_slice(array.shape());
         let fits = |size: usize, full: usize| size == 1 || size == full;
-        if !fits(shape[0], 2) || shape[1] != 1 || !fits(shape[2], seq_len) || !fits(shape[3], seq_len) {
+        if !fits(shape[0], 2) || shape[1] == 0 || !fits(shape[2], seq_len) || !fits(shape[3], seq_len) {
             return Err(format!("a mask of shape {:?}", array.shape()));
         }
-        Ok(Self { array, seq_len, kind, shape })
+        let hide = |is_hidden: bool| if is_hidden { f32::NEG_INFINITY } else { 0.0 };
+        let values = if kind == Kind::Bias {
+            let values = array.to_floats().map_err(|problem| problem.to_string())?;
+            values.iter().map(|value| if *value <= HIDDEN { f32::NEG_INFINITY } else { *value }).collect()
+        } else if array.dtype() == DataType::Bool {
+            let values = array.values::<bool>().map_err(|problem| problem.to_string())?;
+            values.iter().map(|value| hide(*value == (kind == Kind::Hidden))).collect()
+        } else {
+            return Err(format!("a condition of {}", array.dtype()));
+        };
+        Ok(Self { values, seq_len, shape })
     }
 
-    fn at(&self, b: usize, q: usize, k: usize) -> Result<bool, String> {
-        debug_assert!(q < self.seq_len && k < self.seq_len);
+    fn at(&self, b: usize, h: usize, q: usize, k: usize) -> f32 {
         let index = |i: usize, size: usize| if size == 1 { 0 } else { i };
-        let [batch, _, rows, columns] = self.shape;
-        let at = (index(b, batch) * rows + index(q, rows)) * columns + index(k, columns);
-        if self.kind == Kind::Bias {
-            let value = match self.array.values::<f32>() {
-                Ok(values) => values[at],
-                Err(_) => self.array.to_floats().map_err(|problem| problem.to_string())?[at],
-            };
-            return match value {
-                0.0 => Ok(true),
-                value if value <= HIDDEN => Ok(false),
-                value => Err(format!("it adds {value}")),
-            };
+        let [batch, heads, rows, columns] = self.shape;
+        let row = (index(b, batch) * heads + index(h, heads)) * rows + index(q, rows);
+        self.values[row * columns + index(k, columns)]
+    }
+
+    fn is_seen(&self, b: usize, q: usize, k: usize) -> bool {
+        self.at(b, 0, q, k) != f32::NEG_INFINITY
+    }
+
+    /// What it means where the sequences have `real` tokens.
+    fn meaning(&self, real: [usize; 2]) -> Result<Meaning, String> {
+        let len = real[0];
+        let only_zeros = self.values.iter().all(|value| *value == 0.0 || *value == f32::NEG_INFINITY);
+        if !only_zeros {
+            return self.distances(real).map(Meaning::Distances);
         }
-        let value = match self.array.dtype() {
-            DataType::Bool => self.array.values::<bool>().map_err(|problem| problem.to_string())?[at],
-            other => return Err(format!("a condition of {other}")),
+        // The first query tells windows and causal masks from others.
+        let seen_by_first = (0..len).take_while(|k| self.is_seen(0, 0, *k)).count();
+        let meaning = match seen_by_first {
+            seen if seen == len => Meaning::All,
+            0 => return Err("it hides a token from itself".to_owned()),
+            1 if len > 1 && self.is_seen(0, len - 1, 0) => Meaning::Causal,
+            seen => Meaning::Window(seen - 1),
         };
-        Ok(value == (self.kind == Kind::Seen))
+        for h in 0..self.shape[1] {
+            for (b, real) in real.into_iter().enumerate() {
+                for q in 0..real {
+                    for k in 0..self.seq_len {
+                        let expected = k < real
+                            && match meaning {
+                                Meaning::Window(window) => q.abs_diff(k) <= window,
+                                Meaning::Causal => k <= q,
+                                _ => true,
+                            };
+                        if (self.at(b, h, q, k) == 0.0) != expected {
+                            return Err("it is no mask of padding, window or order".to_owned());
+                        }
+                    }
+                }
+            }
+        }
+        Ok(meaning)
+    }
+
+    fn distances(&self, real: [usize; 2]) -> Result<Distances, String> {
+        let (max_distance, heads) = (real[0], self.shape[1]);
+        let width = 2 * max_distance - 1;
+        let mut table = vec![0.0; heads * width];
+        for h in 0..heads {
+            // The first and the last query have all distances between them.
+            for k in 0..max_distance {
+                table[h * width + max_distance - 1 + k] = self.at(0, h, 0, k);
+                table[h * width + k] = self.at(0, h, max_distance - 1, k);
+            }
+            for (b, real) in real.into_iter().enumerate() {
+                for q in 0..real {
+                    for k in 0..self.seq_len {
+                        let value = self.at(b, h, q, k);
+                        let expected = match k < real {
+                            true => table[h * width + k + max_distance - 1 - q],
+                            false => f32::NEG_INFINITY,
+                        };
+                        // A bias that does not hide padding is not the mask of it.
+                        let is_bias_alone = k >= real && value > HIDDEN;
+                        if value != expected && !is_bias_alone {
+                            return Err("its bias is not one of distances".to_owned());
+                        }
+                    }
+                }
+            }
+        }
+        if !table.iter().all(|value| value.is_finite()) {
+            return Err("it is both a bias and a mask".to_owned());
+        }
+        let is_whole = table.chunks(width).all(|row| {
+            let (first, last) = (&row[..max_distance / 2], &row[width - max_distance / 2..]);
+            first.iter().all(|value| *value == first[0]) && last.iter().all(|value| *value == last[0])
+        });
+        Ok(Distances { table, max_distance, is_whole: is_whole && max_distance >= 300 })
+    }
+}
+
+impl Distances {
+    /// Whether all of the other's distances have the same bias here.
+    fn contains(&self, other: &Self) -> bool {
+        let (width, less) = (2 * self.max_distance - 1, 2 * other.max_distance - 1);
+        let skip = self.max_distance.saturating_sub(other.max_distance);
+        self.table.len() / width == other.table.len() / less
+            && self
+                .table
+                .chunks(width)
+                .zip(other.table.chunks(less))
+                .all(|(row, other)| row.get(skip..skip + less) == Some(other))
     }
 }
 
@@ -128,4 +220,54 @@ fn check_index(array: &Array, real: &[usize], ones: &[i64]) -> Result<(), String
         return Ok(());
     }
     Err(format!("a mask index of shape {:?} that is no mask of padding", array.shape()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `[2, heads, len, len]` of `value(b, h, q, k)`, where the second sequence has one token less.
+    fn scores(heads: usize, len: usize, value: impl Fn(usize, usize, usize, usize) -> f32) -> Scores {
+        let mut values = Vec::new();
+        for b in 0..2 {
+            for h in 0..heads {
+                for q in 0..len {
+                    values.extend((0..len).map(|k| value(b, h, q, k)));
+                }
+            }
+        }
+        let array = Array::new([2, heads, len, len], values).unwrap();
+        Scores::new(&array, len, Kind::Bias).unwrap()
+    }
+
+    const MASKED: f32 = -3.4e38;
+
+    #[test]
+    fn masks_are_told_by_what_they_hide() {
+        let is_real = |b: usize, k: usize| k < 8 - b;
+        let check = |expected: Meaning, seen: &dyn Fn(usize, usize) -> bool| {
+            let mask = scores(1, 8, |b, _, q, k| if is_real(b, k) && seen(q, k) { 0.0 } else { MASKED });
+            assert_eq!(mask.meaning([8, 7]), Ok(expected));
+        };
+        check(Meaning::All, &|_, _| true);
+        check(Meaning::Causal, &|q, k| k <= q);
+        check(Meaning::Window(2), &|q, k| q.abs_diff(k) <= 2);
+        let leaky = scores(1, 8, |_, _, _, _| 0.0);
+        assert!(leaky.meaning([8, 7]).is_err(), "padding is seen");
+        let odd = scores(1, 8, |b, _, q, k| if is_real(b, k) && (q != 3 || k != 5) { 0.0 } else { MASKED });
+        assert!(odd.meaning([8, 7]).is_err());
+    }
+
+    #[test]
+    fn a_bias_of_distances_becomes_a_table() {
+        let bias = scores(2, 4, |_, h, q, k| (h + 1) as f32 * (k as f32 - q as f32));
+        let Ok(Meaning::Distances(distances)) = bias.meaning([4, 3]) else {
+            panic!("a bias of distances");
+        };
+        assert_eq!(distances.table[..7], [-3., -2., -1., 0., 1., 2., 3.]);
+        assert_eq!(distances.table[7..], [-6., -4., -2., 0., 2., 4., 6.]);
+        assert!(!distances.is_whole);
+        let other = scores(1, 4, |_, _, q, k| (q * k) as f32 + 1.0);
+        assert!(other.meaning([4, 3]).is_err());
+    }
 }

@@ -17,12 +17,13 @@ mod mask;
 mod positions;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use self::attention::AttentionCore;
 use self::layout::Layout;
 use crate::Precision;
 use crate::graph::{Array, Dim, Graph, Info, Infos, Node, Operator, Problem, ValueId};
-use crate::ops::fused::{Linear, PackedAttention, RowsByPosition, WeightLayout};
+use crate::ops::fused::{Linear, PackedAttention, RotaryTable, RowsByPosition, WeightLayout};
 use crate::passes::Pattern;
 
 /// What the inputs of an encoder are.
@@ -128,6 +129,8 @@ struct Packer<'a> {
     /// For values of the graph: the packed value, or why there is none.
     values: HashMap<ValueId, Result<(ValueId, Layout), Reason>>,
     masks: HashMap<ValueId, mask::Meaning>,
+    /// By the values that depend on positions and make them.
+    rotaries: HashMap<Vec<ValueId>, Arc<RotaryTable>>,
 }
 
 impl<'a> Packer<'a> {
@@ -152,6 +155,7 @@ impl<'a> Packer<'a> {
             cu_seqlens,
             values: HashMap::new(),
             masks: HashMap::new(),
+            rotaries: HashMap::new(),
         };
         packer.inputs(type_ids);
         packer
@@ -169,8 +173,11 @@ impl<'a> Packer<'a> {
         }
         if let Some(id) = roles.attention_mask {
             // No token is padding.
-            let ones =
-                self.packed.add_node("mask", layout::Ones { dtype: self.dtype(id) }, &[self.token_ids]);
+            let ones = self.packed.add_node(
+                "mask",
+                layout::Fill { dtype: self.dtype(id), value: 1 },
+                &[self.token_ids],
+            );
             self.values.insert(id, Ok((ones, tokens)));
         }
         if let Some(id) = roles.positions {
@@ -229,6 +236,15 @@ impl<'a> Packer<'a> {
         if self.depends[output.index()] & !depends::SIZES == 0 {
             return;
         }
+        if let Some(parts) = layout::pack_parts(self, node) {
+            let parts = parts.map_err(|reason| reason.at(node));
+            for (index, id) in node.outputs.iter().enumerate() {
+                if let Some(id) = id {
+                    self.values.insert(*id, parts.clone().map(|parts| parts[index]));
+                }
+            }
+            return;
+        }
         let result = match attention::find(self, node) {
             Some(Ok(core)) => self.attention(node, core),
             Some(Err(reason)) => Err(format!("attention: {reason}").into()),
@@ -254,6 +270,7 @@ impl<'a> Packer<'a> {
             precision: self.precision,
             window: core.window,
             bias: core.bias,
+            rotary: core.rotary,
         };
         let output = self.packed.add_node(&node.name, attention, &[qkv, self.cu_seqlens]);
         Ok((output, Layout::Tokens { is_broadcast: false }))
@@ -331,7 +348,7 @@ impl<'a> Packer<'a> {
         let name = self.packed.value(output).name.clone();
         self.packed.nodes.push(Node {
             name,
-            operator: std::sync::Arc::new(linear),
+            operator: Arc::new(linear),
             inputs,
             outputs: vec![Some(output)],
         });
@@ -349,6 +366,18 @@ impl<'a> Packer<'a> {
             outputs,
         });
         output
+    }
+
+    /// [`copy`](Self::copy) of a node with several outputs.
+    fn copy_all(&mut self, node: &Node, inputs: Vec<Option<ValueId>>) -> Vec<ValueId> {
+        let outputs: Vec<ValueId> = node.outputs.iter().map(|_| self.packed.add_value(&node.name)).collect();
+        self.packed.nodes.push(Node {
+            name: node.name.clone(),
+            operator: node.operator.clone(),
+            inputs,
+            outputs: outputs.iter().copied().map(Some).collect(),
+        });
+        outputs
     }
 
     fn add(&mut self, node: &Node, operator: impl Operator, inputs: &[ValueId]) -> ValueId {

@@ -3,6 +3,7 @@
 use super::pattern::{Replacement, replace};
 use crate::graph::{Graph, ValueId};
 use crate::ops::fused::{Activate, Linear, WeightLayout};
+use crate::ops::matmul::gemm::Gemm;
 use crate::{Precision, Result};
 
 pub(super) fn fuse(graph: &mut Graph, precision: Precision) -> Result<()> {
@@ -16,11 +17,27 @@ pub(super) fn fuse(graph: &mut Graph, precision: Precision) -> Result<()> {
         let weight = node.input(1).filter(|id| is_matrix(pattern.graph, *id))?;
         // A vector times a matrix has no rows.
         let is_rows = infos.get(node.input(0)?)?.rank().is_some_and(|rank| rank >= 2);
-        if node.operator.name() != "MatMul" || !is_rows || pattern.graph.constant(node.input(0)?).is_some() {
+        if !is_rows || pattern.graph.constant(node.input(0)?).is_some() {
             return None;
         }
-        let linear = Linear { layout: WeightLayout::InOut, activation: None, precision };
-        Some(Replacement::new(linear, vec![node.input(0), Some(weight)]))
+        let linear = |layout| Linear { layout, activation: None, precision };
+        if let Some(gemm) = node.operator::<Gemm>() {
+            let shape = pattern.graph.constant(weight)?.shape();
+            let out_features = shape[usize::from(!gemm.transpose_b)];
+            let bias = node.input(2);
+            let bias_fits = bias.is_none_or(|id| {
+                pattern.graph.constant(id).is_some_and(|bias| bias.shape() == [out_features])
+            });
+            if gemm.alpha != 1.0 || (gemm.beta != 1.0 && bias.is_some()) || gemm.transpose_a || !bias_fits {
+                return None;
+            }
+            let layout = if gemm.transpose_b { WeightLayout::OutIn } else { WeightLayout::InOut };
+            return Some(Replacement::new(linear(layout), vec![node.input(0), Some(weight), bias]));
+        }
+        if node.operator.name() != "MatMul" {
+            return None;
+        }
+        Some(Replacement::new(linear(WeightLayout::InOut), vec![node.input(0), Some(weight)]))
     });
     replace(graph, |pattern, node| {
         if node.operator.name() != "Add" {
@@ -28,9 +45,10 @@ pub(super) fn fuse(graph: &mut Graph, precision: Precision) -> Result<()> {
         }
         super::pattern::Pattern::both_orders(node).into_iter().find_map(|(product, bias)| {
             let (product_node, linear) = pattern.operator::<Linear>(product)?;
-            let out_features = pattern.graph.constant(product_node.input(1)?)?.shape()[1];
+            let shape = pattern.graph.constant(product_node.input(1)?)?.shape();
+            let out_features = shape[usize::from(linear.layout == WeightLayout::InOut)];
             let bias_shape = pattern.graph.constant(bias)?.shape();
-            let fits = bias_shape == [out_features] && product_node.inputs.len() == 2;
+            let fits = bias_shape == [out_features] && product_node.input(2).is_none();
             if !fits || !pattern.is_used_once(product) {
                 return None;
             }

@@ -11,20 +11,24 @@ mod linear;
 mod microsoft;
 mod mlp;
 mod pattern;
+mod quantized;
 
 pub(crate) use activation::scaled_by;
 pub(crate) use pattern::Pattern;
 
 use crate::graph::Graph;
-use crate::{Precision, Result};
+use crate::{Int8Scales, Precision, Result};
 
 /// Fuses what runs on the CPU's kernels.
 ///
 /// # Errors
 ///
 /// When a node does not take its inputs.
-pub(crate) fn fuse(graph: &mut Graph, precision: Precision) -> Result<()> {
+pub(crate) fn fuse(graph: &mut Graph, precision: Precision, int8: Int8Scales) -> Result<()> {
     crate::graph::passes::simplify(graph)?;
+    if int8 == Int8Scales::PerToken {
+        quantized::fuse(graph)?;
+    }
     for pass in [microsoft::fuse, layer_norm::fuse, activation::fuse] {
         pass(graph)?;
     }

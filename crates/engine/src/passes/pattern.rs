@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::graph::{Graph, Node, Operator, ValueId};
+use crate::graph::{Array, Graph, Node, Operator, ValueId};
 
 /// A graph with the node that writes each value.
 pub(crate) struct Pattern<'a> {
@@ -94,6 +94,7 @@ pub(super) struct Additions<'a> {
     name: &'a str,
     next: usize,
     nodes: Vec<Node>,
+    constants: Vec<(ValueId, Array)>,
 }
 
 impl Additions<'_> {
@@ -103,6 +104,14 @@ impl Additions<'_> {
         self.next += 1;
         self.node_for(output, operator, inputs);
         output
+    }
+
+    /// A value that is known.
+    pub(super) fn constant(&mut self, array: Array) -> ValueId {
+        let id = ValueId::new(self.next);
+        self.next += 1;
+        self.constants.push((id, array));
+        id
     }
 
     /// A node that computes a value that is there.
@@ -129,19 +138,24 @@ pub(super) fn replace_with(
     let pattern = Pattern::new(graph);
     let mut next = graph.num_values();
     let mut nodes = Vec::with_capacity(graph.nodes.len());
+    let mut constants = Vec::new();
     for node in &graph.nodes {
-        let mut additions = Additions { name: &node.name, next, nodes: Vec::new() };
+        let mut additions = Additions { name: &node.name, next, nodes: Vec::new(), constants: Vec::new() };
         let Some(Replacement { operator, inputs }) = rule(&pattern, node, &mut additions) else {
             nodes.push(node.clone());
             continue;
         };
         next = additions.next;
         nodes.append(&mut additions.nodes);
+        constants.append(&mut additions.constants);
         let outputs = node.outputs[..1].to_vec();
         nodes.push(Node { name: node.name.clone(), operator, inputs, outputs });
     }
     for index in graph.num_values()..next {
         graph.add_value(format!("value {index}"));
+    }
+    for (id, array) in constants {
+        graph.value_mut(id).constant = Some(array.into());
     }
     graph.nodes = nodes;
     crate::graph::passes::remove_dead_nodes(graph);

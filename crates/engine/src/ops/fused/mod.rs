@@ -13,6 +13,7 @@ pub(crate) use activate::Activate;
 pub(crate) use layer_norm::LayerNorm;
 pub(crate) use linear::{Linear, Mlp, WeightLayout};
 pub(crate) use packed::{
-    CumSumSequences, FirstTokens, PackedAttention, ReduceSequences, Reduction, RowsByPosition,
+    CumSumSequences, DistanceTable, FirstTokens, PackedAttention, ReduceSequences, Reduction, RotaryTable,
+    RowsByPosition,
 };
 pub(crate) use sizes::{CountOnes, PositionIds};

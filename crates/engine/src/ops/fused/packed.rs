@@ -2,12 +2,13 @@
 //! sequence ends.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::Precision;
 use crate::graph::{
     Array, DataType, Dim, Element, Info, Operands, Operator, Problem, checked_len, for_type, problem,
 };
-use crate::kernels::{AttentionOptions, AttentionShape, PositionBias, attention_of_rows};
+use crate::kernels::{AttentionOptions, AttentionShape, PositionBias, Rotary, attention_of_rows};
 
 /// Self-attention: inputs are `[1, total_tokens, 3 * num_heads * head_dim]` and `cu_seqlens`.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,8 +17,28 @@ pub(crate) struct PackedAttention {
     pub(crate) precision: Precision,
     /// Tokens attend to those at most this far away.
     pub(crate) window: Option<usize>,
-    /// `[num_heads, 2 * max_distance - 1]`, added to scores by key minus query, and `max_distance`.
-    pub(crate) bias: Option<(Vec<f32>, usize)>,
+    pub(crate) bias: Option<DistanceTable>,
+    pub(crate) rotary: Option<Arc<RotaryTable>>,
+}
+
+/// Rotations of queries and keys by position, as [`Rotary`] takes them.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct RotaryTable {
+    /// `[max_positions, dim / 2]`
+    pub(crate) cos: Vec<f32>,
+    /// `[max_positions, dim / 2]`
+    pub(crate) sin: Vec<f32>,
+    pub(crate) dim: usize,
+}
+
+/// What is added to scores by key minus query.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct DistanceTable {
+    /// `[num_heads, 2 * max_distance - 1]`
+    pub(crate) values: Vec<f32>,
+    pub(crate) max_distance: usize,
+    /// Whether larger distances take the first or last entry; otherwise sequences must not be longer.
+    pub(crate) is_whole: bool,
 }
 
 impl Operator for PackedAttention {
@@ -36,7 +57,7 @@ impl Operator for PackedAttention {
     fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
         let qkv = inputs.get(0)?;
         let sequences = sequences(qkv, inputs.get(1)?)?;
-        if let Some((_, max_distance)) = &self.bias
+        if let Some(DistanceTable { max_distance, is_whole: false, .. }) = &self.bias
             && let Some(longest) = sequences.iter().map(Range::len).max()
             && longest > *max_distance
         {
@@ -45,13 +66,10 @@ impl Operator for PackedAttention {
         let bias = self
             .bias
             .as_ref()
-            .map(|(table, max_distance)| PositionBias::Relative { table, max_distance: *max_distance });
-        let options = AttentionOptions {
-            bias,
-            window: self.window,
-            precision: self.precision,
-            ..AttentionOptions::default()
-        };
+            .map(|bias| PositionBias::Relative { table: &bias.values, max_distance: bias.max_distance });
+        let rotary =
+            self.rotary.as_ref().map(|table| Rotary { cos: &table.cos, sin: &table.sin, dim: table.dim });
+        let options = AttentionOptions { bias, window: self.window, precision: self.precision, rotary };
         let values = attention_of_rows(&qkv.to_floats()?, &sequences, self.shape, &options);
         let values = values.map_err(|error| Problem::new(error.to_string()))?;
         let shape = [1, qkv.shape()[1], self.shape.num_heads * self.shape.head_dim];

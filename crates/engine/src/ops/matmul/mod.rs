@@ -1,7 +1,7 @@
 //! Products of matrices.
 
 pub(super) mod einsum;
-pub(super) mod gemm;
+pub(crate) mod gemm;
 
 use super::Entry;
 use super::broadcast;

@@ -14,6 +14,10 @@ mod matmul;
 mod nbits;
 mod pool;
 
+pub(crate) use attention::QAttention;
+pub(crate) use embedding::QEmbedLayerNormalization;
+pub(crate) use linear::DynamicQuantizeLinear;
+
 use super::Entry;
 use crate::graph::{Array, DataType, Element, Problem, problem};
 use crate::kernels::transposed;
