@@ -118,7 +118,7 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
     let graphs = fixtures.join("onnx");
     for file in graphs::files(&graphs)? {
         if is_wanted(&format!("onnx/{}", file.path)) {
-            rows.push(graphs::verify(&graphs, &file));
+            rows.extend(graphs::verify(&graphs, &file));
         }
     }
     for spec in Registry::built_in().models() {

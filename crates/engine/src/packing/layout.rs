@@ -230,7 +230,11 @@ pub(super) fn pack_node(packer: &mut Packer, node: &Node) -> Result<(ValueId, La
         }
         "Gather" => gather(packer, node),
         "Expand" => {
-            let (x, layout) = packer.packed(input(node, 0)?)?;
+            let (id, output) = (input(node, 0)?, node.output().ok_or("it has no output")?);
+            let (x, layout) = packer.packed(id)?;
+            if packer.shape(id) == packer.shape(output) {
+                return Ok((x, layout));
+            }
             match layout {
                 Layout::Tokens { .. } => Ok((x, Layout::Tokens { is_broadcast: true })),
                 Layout::Sequences { .. } => Ok((x, Layout::Sequences { is_broadcast: true })),

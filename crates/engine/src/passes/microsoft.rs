@@ -38,16 +38,22 @@ fn activation(node: &Node, additions: &mut Additions) -> Option<Replacement> {
 /// `LayerNorm(x + skip + bias)`
 fn skip_norm(pattern: &Pattern, node: &Node, additions: &mut Additions) -> Option<Replacement> {
     let SkipLayerNormalization { epsilon, is_simplified, .. } = node.operator()?;
-    let has_one_output = node.outputs.iter().skip(1).flatten().all(|id| !pattern.is_used(*id));
-    if *is_simplified || !has_one_output {
+    let output = |index: usize| node.outputs.get(index).copied().flatten().filter(|id| pattern.is_used(*id));
+    if *is_simplified || output(1).is_some() || output(2).is_some() {
         return None;
     }
     let (mut x, skip) = (node.input(0)?, node.input(1)?);
     if let Some(bias) = node.input(4) {
         x = additions.node(ADD, &[x, bias]);
     }
-    let inputs = vec![Some(x), Some(node.input(2)?), Some(node.input(3)?), Some(skip)];
-    Some(Replacement::new(LayerNorm { epsilon: *epsilon }, inputs))
+    let (weight, bias) = (node.input(2)?, node.input(3)?);
+    let norm = LayerNorm { epsilon: *epsilon };
+    // The last output is the sum.
+    if let Some(sum) = output(3) {
+        additions.node_for(sum, ADD, &[x, skip]);
+        return Some(Replacement::new(norm, vec![Some(sum), Some(weight), Some(bias)]));
+    }
+    Some(Replacement::new(norm, vec![Some(x), Some(weight), Some(bias), Some(skip)]))
 }
 
 /// The sum of rows of tables, normalised; the second output counts real tokens.
