@@ -10,6 +10,7 @@
 
 pub(crate) mod evidence;
 pub mod graphs;
+mod real_graphs;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -30,6 +31,9 @@ pub struct Options {
     /// Only fixtures and models whose name contains this.
     #[arg(long, value_name = "TEXT")]
     pub only: Option<String>,
+    /// Instead: a folder of ONNX files of real weights with ONNX Runtime's outputs, as minilm_onnx.py makes it.
+    #[arg(long, value_name = "DIR")]
+    pub graphs: Option<PathBuf>,
     /// Never touch the network.
     #[arg(long)]
     pub offline: bool,
@@ -101,6 +105,9 @@ pub fn main(options: &Options) -> Result<()> {
 ///
 /// When the evidence itself cannot be read. A model that fails is a row, not an error.
 pub fn run(options: &Options) -> Result<Vec<Row>> {
+    if let Some(folder) = &options.graphs {
+        return real_graphs::rows(folder);
+    }
     let is_wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
     let mut load_options = LoadOptions::new().threads(1).offline(options.offline);
     load_options.cache_dir.clone_from(&options.cache_dir);
