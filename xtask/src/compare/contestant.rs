@@ -94,6 +94,10 @@ impl Library {
 const CANDLEWICK: [(&str, &str); 3] =
     [("candlewick f32", "f32"), ("candlewick bf16", "bf16"), ("candlewick int8", "int8")];
 
+/// candlewick with the rivals' ONNX files instead of safetensors.
+const CANDLEWICK_GRAPHS: [(&str, Graph); 2] =
+    [("candlewick, plain graph", Graph::Plain), ("candlewick, optimised graph", Graph::Optimised)];
+
 /// A rival's row: what a further one needs.
 struct Rival {
     name: &'static str,
@@ -190,13 +194,21 @@ pub(super) fn all(
             contestants.push(contestant(name.to_owned(), job, precision, candlewick_command()));
         }
     }
+    let prepare = |graph: Graph| graph.prepare(model, programs).map_err(|error| format!("{error:#}"));
+    for (name, graph) in CANDLEWICK_GRAPHS.into_iter().filter(|(name, _)| is_wanted(name)) {
+        let (mut job, precision) = (job(Library::Candlewick, "f32"), "f32");
+        let command = prepare(graph).and_then(|graph| {
+            job.graph = Some(graph);
+            candlewick_command()
+        });
+        contestants.push(contestant(name.to_owned(), job, precision, command));
+    }
     for &tokens in &options.batch_tokens {
         let (name, precision) = (format!("candlewick f32, {tokens} tokens a batch"), "f32");
         let job = Job { batch_tokens: Some(tokens), ..job(Library::Candlewick, precision) };
         contestants.push(contestant(name, job, precision, candlewick_command()));
     }
     for rival in RIVALS.iter().filter(|rival| rival.takes_part(cell.workload) && is_wanted(rival.name)) {
-        let prepare = |graph: Graph| graph.prepare(model, programs).map_err(|error| format!("{error:#}"));
         let graph = rival.graph.map(prepare).transpose();
         let mut job = job(rival.library, rival.precision);
         job.batch_size = rival.batch_size;

@@ -55,9 +55,10 @@ fn load(job: &Job) -> Result<DenseModel> {
     let options = LoadOptions::new().offline(true).threads(job.threads).max_length(job.max_length);
     let mut options = options.precision(job.precision.parse()?);
     options.batch_tokens = job.batch_tokens;
+    options.weights.clone_from(&job.graph);
     Ok(match &job.model {
-        Some(id) => DenseModel::load(id, options)?,
-        None => DenseModel::from_folder(&job.model_folder, options)?,
+        Some(id) if job.graph.is_none() => DenseModel::load(id, options)?,
+        _ => DenseModel::from_folder(&job.model_folder, options)?,
     })
 }
 
