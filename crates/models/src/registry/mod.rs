@@ -218,14 +218,18 @@ mod tests {
             let files: Vec<&str> = spec.required_files().collect();
             (files.join(" "), repos.iter().filter(|repo| repo.contains("owner/graphs")).count(), spec.state())
         };
-        assert_eq!(files(&row), ("model.safetensors config.json".into(), 0, State::Loadable));
-        // Where nothing can be loaded, the first weights are fetched all the same.
-        let (required, graphs, state) = files(&row.replace("\"bert\"", "\"tree\""));
-        assert_eq!((required.as_str(), graphs), ("onnx/model.onnx onnx/model.onnx_data config.json", 1));
-        let State::NotYet { missing } = state else { panic!("{state:?}") };
-        let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
-        assert_eq!(missing[0], "onnx/model.onnx needs a loader for ONNX files");
-        assert_eq!(missing[1], "model.safetensors needs the architecture `tree`");
+        // Graphs need no architecture of ours, so the first weights are taken.
+        let graphs = "onnx/model.onnx onnx/model.onnx_data config.json";
+        assert_eq!(files(&row), (graphs.into(), 1, State::Loadable));
+        let safetensors = "{ path = \"model.safetensors\", format = \"safetensors\" }";
+        let safetensors_first =
+            row.replace(&format!("{onnx}, {safetensors}"), &format!("{safetensors}, {onnx}"));
+        assert_eq!(files(&safetensors_first), ("model.safetensors config.json".into(), 0, State::Loadable));
+        let unknown = safetensors_first.replace("\"bert\"", "\"tree\"");
+        assert_eq!(files(&unknown), (graphs.into(), 1, State::Loadable), "the first that can be loaded");
+        let unknown = ROW.replace("\"bert\"", "\"tree\"");
+        let State::NotYet { missing } = files(&unknown).2 else { panic!("there is no such architecture") };
+        assert_eq!(missing[0].to_string(), "model.safetensors needs the architecture `tree`");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a row of models.toml says; the file's header explains every key.
 
+use super::state::State;
 use candlewick_engine::Pooling;
 use serde::{Deserialize, Serialize};
 
@@ -213,7 +214,8 @@ impl ModelSpec {
 
     /// The weights to fetch and load: the first that can be loaded, else the first.
     pub fn chosen_weights(&self) -> Option<&WeightsSpec> {
-        let loadable = self.weights.iter().find(|weights| weights.missing(self).is_none());
+        let mut loadable = self.weights.iter().filter(|weights| weights.missing(self).is_none());
+        let loadable = if self.state() == State::Loadable { loadable.next() } else { None };
         loadable.or(self.weights.first())
     }
 
