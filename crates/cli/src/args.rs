@@ -255,8 +255,8 @@ Examples:
   candlewick inspect model.onnx
   candlewick inspect --json ./my-model
 
-A graph runs packed, without padding, where every node can be proven to allow it; otherwise the line `runs` names the \
-node that is in the way, and texts of equal length run together. ONNX files run on the CPU only.";
+A graph runs packed, without padding, where every node can be proven to allow it; otherwise the line `runs` names \
+the node that is in the way, and texts of equal length run together. ONNX files run on the CPU only.";
 
 const PULL_EXAMPLES: &str = "\
 The folder of each model is printed, one a line.
