@@ -14,11 +14,16 @@ const MAY_SEE: [(&str, &[&str]); 4] = [
 ];
 
 /// Modules of the engine that must not name another: (module, what it must not import).
-const MUST_NOT_IMPORT: [(&str, &[&str]); 4] = [
+const MUST_NOT_IMPORT: [(&str, &[&str]); 9] = [
     ("kernels", &["crate::graph", "crate::nn", "crate::onnx", "crate::weights"]),
     ("nn", &["crate::graph", "crate::onnx"]),
     ("batch", &["crate::nn", "crate::kernels", "candle_core"]),
     ("weights", &["crate::nn", "crate::kernels", "candle_core"]),
+    ("graph", &["crate::onnx", "crate::ops", "crate::packing", "crate::passes", "candle_core"]),
+    ("ops", &["crate::packing", "crate::passes"]),
+    ("onnx", &["crate::packing", "crate::passes"]),
+    ("passes", &["crate::onnx", "crate::packing"]),
+    ("packing", &["crate::onnx"]),
 ];
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {

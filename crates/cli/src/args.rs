@@ -76,7 +76,7 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "ID", default_value = DEFAULT_MODEL, conflicts_with = "model_dir")]
     pub(crate) model: String,
 
-    /// A folder with config.json, tokenizer.json and weights
+    /// A folder with tokenizer.json and weights: safetensors with config.json, or an ONNX file
     #[arg(long, value_name = "DIR", conflicts_with = "registry")]
     pub(crate) model_dir: Option<PathBuf>,
 
@@ -161,6 +161,7 @@ pub(crate) struct FetchArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = INSPECT_EXAMPLES)]
 pub(crate) struct InspectArgs {
     /// An ONNX file, or a folder with one
     #[arg(value_name = "FILE|DIR")]
@@ -225,7 +226,7 @@ pub(crate) enum KindArg {
 
 fn parse_pooling(name: &str) -> anyhow::Result<Pooling> {
     if name == "none" {
-        anyhow::bail!("`none` applies to graphs that pool themselves, and no such model is supported yet");
+        anyhow::bail!("`none` applies to graphs that pool themselves, and those are recognised without it");
     }
     Ok(name.parse()?)
 }
@@ -234,6 +235,7 @@ const TOP_EXAMPLES: &str = "\
 Examples:
   candlewick embed \"hello world\"
   candlewick embed -i documents.jsonl -o embeddings.jsonl
+  candlewick inspect model.onnx
   candlewick models";
 
 const EMBED_EXAMPLES: &str = "\
@@ -243,9 +245,18 @@ Examples:
   candlewick embed -i documents.jsonl --text-field body -o embeddings.jsonl
   candlewick embed -i texts.txt -o embeddings.npy --threads 4
   candlewick embed --model-dir ./my-model --pooling mean --normalize true \"hello world\"
+  candlewick embed --model-dir ./my-model --weights onnx/model_quantized.onnx \"hello world\"
 
 Embeddings are in the order of the texts: one line {\"embedding\": [...]} for each, after the fields that a \
 JSON object had besides its text. An empty line is an empty text, and has an embedding too.";
+
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  candlewick inspect model.onnx
+  candlewick inspect --json ./my-model
+
+A graph runs packed, without padding, where every node can be proven to allow it; otherwise the line `runs` names \
+the node that is in the way, and texts of equal length run together. ONNX files run on the CPU only.";
 
 const PULL_EXAMPLES: &str = "\
 The folder of each model is printed, one a line.

@@ -1,7 +1,6 @@
 //! What was really run, and compared with its original, of a registry row.
 //!
-//! Only what `cargo xtask verify` compares counts, and only for weights that this version loads: a graph in the
-//! fixtures proves nothing as long as nothing reads it.
+//! Only what `cargo xtask verify` compares counts, and only for weights that this version loads.
 
 use std::fmt;
 use std::path::Path;
@@ -11,6 +10,7 @@ use candlewick::{ModelSpec, OnnxDialect, State, WeightsFormat, WeightsSpec};
 use serde::Deserialize;
 
 use crate::verify::evidence::{Reference, read_all};
+use crate::verify::graphs;
 
 /// What was really run of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,7 @@ pub(super) struct Run {
     real: Vec<(String, Option<String>)>,
     /// The architectures of checkpoints in safetensors.
     checkpoints: Vec<String>,
+    /// The architectures and dialects of ONNX graphs.
     graphs: Vec<(String, OnnxDialect)>,
 }
 
@@ -49,7 +50,7 @@ impl Run {
                 .iter()
                 .map(|fixture| architecture(&fixture.folder))
                 .collect::<Result<_>>()?,
-            graphs: graphs(),
+            graphs: graphs(&fixtures.join("onnx"))?,
         })
     }
 
@@ -81,10 +82,39 @@ impl Run {
     }
 }
 
-/// The architectures and dialects of the ONNX graphs that `cargo xtask verify` runs: none yet. The graphs are to be
-/// tests/fixtures/onnx/<model>/<dialect>.onnx, and what verify makes of their manifest is to be given back here.
-fn graphs() -> Vec<(String, OnnxDialect)> {
-    Vec::new()
+/// The architectures, as the registry calls them, and dialects of the graphs that a folder's manifest lists.
+fn graphs(folder: &Path) -> Result<Vec<(String, OnnxDialect)>> {
+    let known = graphs::files(folder)?.into_iter().filter_map(|file| {
+        let dialect = dialect(&file.dialect)?;
+        Some((registry_name(file.architecture), dialect))
+    });
+    Ok(known.collect())
+}
+
+/// The manifest has names of transformers' modules, the registry has what config.json says.
+fn registry_name(architecture: String) -> String {
+    match architecture.as_str() {
+        "xlm_roberta" => "xlm-roberta".to_owned(),
+        "clip_text" | "clip_vision" | "siglip_text" | "siglip_vision" => architecture + "_model",
+        _ => architecture,
+    }
+}
+
+/// The registry's dialect for one of the fixtures', if it has one.
+fn dialect(name: &str) -> Option<OnnxDialect> {
+    let has = |words: &[&str]| name.split('-').any(|part| words.contains(&part));
+    if has(&["4bit", "bf16", "basic"]) {
+        return None;
+    }
+    if has(&["quantized", "qdq", "qoperator", "8bit", "int8"]) {
+        return Some(OnnxDialect::Int8);
+    }
+    Some(match (has(&["optimized", "ort"]), has(&["fp16"])) {
+        (true, true) => OnnxDialect::OptimizedF16,
+        (true, false) => OnnxDialect::Optimized,
+        (false, true) => OnnxDialect::F16,
+        (false, false) => OnnxDialect::Plain,
+    })
 }
 
 fn architecture(folder: &Path) -> Result<String> {
@@ -106,5 +136,24 @@ impl fmt::Display for Evidence {
             Evidence::Graph => "fixture of its architecture and dialect",
             Evidence::Nothing => "nothing yet",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dialects_are_told_from_names() {
+        let of = |names: &[&str]| names.iter().map(|name| dialect(name)).collect::<Vec<_>>();
+        assert_eq!(
+            of(&["plain-17", "legacy-14", "dynamo-sdpa-18", "external"]),
+            [Some(OnnxDialect::Plain); 4]
+        );
+        assert_eq!(of(&["optimized", "ort-all", "legacy-optimized"]), [Some(OnnxDialect::Optimized); 3]);
+        assert_eq!(of(&["optimized-fp16-f32-io"]), [Some(OnnxDialect::OptimizedF16)]);
+        assert_eq!(of(&["fp16", "fp16-f32-io"]), [Some(OnnxDialect::F16); 2]);
+        assert_eq!(of(&["optimized-quantized", "qdq", "matmul-8bit"]), [Some(OnnxDialect::Int8); 3]);
+        assert_eq!(of(&["bf16", "matmul-4bit-qdq", "ort-basic"]), [None; 3]);
     }
 }
