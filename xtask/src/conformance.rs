@@ -76,6 +76,16 @@ pub fn committed() -> Result<Vec<Case>> {
     case::unpack(&std::fs::read(&path).with_context(|| format!("could not read {}", path.display()))?)
 }
 
+/// Cases whose outputs are ONNX Runtime's: its contrib operators and what ONNX has few cases of. They were made by
+/// xtask/fixtures/contrib_cases.py.
+///
+/// # Errors
+///
+/// When a case cannot be read.
+pub fn contrib() -> Result<Vec<Case>> {
+    read_all(&crate::root().join("tests/fixtures/contrib"))
+}
+
 fn archive_path() -> PathBuf {
     crate::root().join("tests/fixtures/conformance.zip")
 }

@@ -20,7 +20,7 @@ pub(crate) enum Backbone {
     Imported {
         /// The ONNX file.
         path: PathBuf,
-        plan: ImportPlan,
+        plan: Box<ImportPlan>,
     },
 }
 
@@ -55,7 +55,7 @@ impl Backbone {
         import.precision = options.precision;
         import.int8 = options.int8;
         let plan = ImportPlan::read(&path, &import).map_err(|source| engine_error(name, source))?;
-        Ok(Self::Imported { path, plan })
+        Ok(Self::Imported { path, plan: Box::new(plan) })
     }
 
     /// The architecture's name; a graph has none.
@@ -131,7 +131,7 @@ fn onnx_file(folder: &Path, spec: Option<&ModelSpec>, options: &LoadOptions) -> 
         return (weights.format == WeightsFormat::Onnx).then(|| folder.join(&weights.path));
     }
     let has = |name: &&str| folder.join(name).is_file();
-    if ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| has(name)) {
+    if ["model.safetensors", "model.safetensors.index.json"].iter().any(&has) {
         return None;
     }
     ONNX_FILES.iter().find(|name| has(name)).map(|name| folder.join(name))

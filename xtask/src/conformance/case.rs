@@ -22,13 +22,33 @@ pub struct Case {
     files: BTreeMap<String, Vec<u8>>,
 }
 
-/// case.json, which xtask/conformance/cases.py writes.
-#[derive(Debug, Deserialize)]
+/// case.json, which xtask/conformance/cases.py writes, or case.txt, which xtask/fixtures/contrib_cases.py does.
+#[derive(Debug, PartialEq, Deserialize)]
 struct Facts {
     operator: String,
     rtol: f64,
     atol: f64,
     kinds: Vec<String>,
+}
+
+impl Facts {
+    fn read(files: &BTreeMap<String, Vec<u8>>) -> Result<Self> {
+        if let Some(json) = files.get("case.json") {
+            return serde_json::from_slice(json).context("case.json");
+        }
+        let lines = files.get("case.txt").context("there is neither a case.json nor a case.txt")?;
+        Self::from_lines(std::str::from_utf8(lines).context("case.txt")?).context("case.txt")
+    }
+
+    /// The operators, relative and absolute tolerance, and what values are.
+    fn from_lines(lines: &str) -> Result<Self> {
+        let [operators, tolerances, "tensors"] = lines.lines().collect::<Vec<_>>()[..] else {
+            bail!("expected operators, tolerances and `tensors`, a line each");
+        };
+        let (rtol, atol) = tolerances.split_once(' ').context("expected two tolerances")?;
+        let operator = operators.split(' ').collect::<Vec<_>>().join("+");
+        Ok(Self { operator, rtol: rtol.parse()?, atol: atol.parse()?, kinds: Vec::new() })
+    }
 }
 
 /// What comes of a case.
@@ -59,8 +79,7 @@ impl Case {
     }
 
     fn new(name: String, files: BTreeMap<String, Vec<u8>>) -> Result<Self> {
-        let facts = files.get("case.json").with_context(|| format!("{name} has no case.json"))?;
-        let facts: Facts = serde_json::from_slice(facts).with_context(|| format!("{name}: case.json"))?;
+        let facts = Facts::read(&files).with_context(|| name.clone())?;
         if !files.contains_key("model.onnx") {
             bail!("{name} has no model.onnx");
         }
@@ -273,6 +292,16 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!((&found[0].name, &found[0].files), (&case.name, &case.files));
         assert!(unpack(&[]).is_err());
+    }
+
+    #[test]
+    fn facts_are_read_from_lines() {
+        let facts = Facts::from_lines("com.microsoft.Gelu\n0.0001 2e-05\ntensors\n").unwrap();
+        let operator = "com.microsoft.Gelu".to_owned();
+        assert_eq!(facts, Facts { operator, rtol: 1e-4, atol: 2e-5, kinds: Vec::new() });
+        for lines in ["", "Gelu\n0.1\ntensors", "Gelu\n0 x\ntensors", "Gelu\n0 0\nsequences", "Gelu\n0 0"] {
+            assert!(Facts::from_lines(lines).is_err(), "{lines:?}");
+        }
     }
 
     #[test]

@@ -54,7 +54,7 @@ macro_rules! types {
         }
 
         #[doc(hidden)]
-        #[derive(Clone, PartialEq)]
+        #[derive(Clone, Debug, PartialEq)]
         pub enum Data { $($variant(Arc<Vec<$type>>),)* }
 
         impl Data {
@@ -391,7 +391,8 @@ mod tests {
     fn memory_that_nobody_else_holds_is_given_away() {
         let array = Array::vector(vec![1.0f32, 2.0]);
         let address = array.values::<f32>().unwrap().as_ptr();
-        assert_eq!(array.into_values::<f32>().unwrap().as_ptr(), address);
+        let values = array.into_values::<f32>().unwrap();
+        assert_eq!(values.as_ptr(), address);
 
         let array = Array::vector(vec![1i64, 2]);
         let shared = array.clone();

@@ -345,7 +345,7 @@ impl Operand {
     /// The rotation of each position: halves of the first head that are one and zero arrive as cosines and sines.
     fn rotary_table(&self, packer: &Packer, id: ValueId) -> Result<RotaryTable, String> {
         let head_dim = self.heads[1];
-        if head_dim % 2 != 0 {
+        if !head_dim.is_multiple_of(2) {
             return Err("heads of odd size".to_owned());
         }
         let half = head_dim / 2;

@@ -350,7 +350,12 @@ mod tests {
         );
         assert_eq!(run(&reduce_of(Reduction::Min, &[0], false), empty).unwrap(), Array::scalar(i8::MAX));
         let empty = Array::new(vec![0], Vec::<bool>::new()).unwrap();
+        assert_eq!(run(&reduce_of(Reduction::Max, &[], false), empty.clone()).unwrap(), Array::scalar(false));
         assert_eq!(run(&reduce_of(Reduction::Min, &[], false), empty).unwrap(), Array::scalar(true));
+        // As the standard's test has it.
+        let empty = Array::new(vec![2, 0, 4], Vec::<bool>::new()).unwrap();
+        let max = run(&reduce_of(Reduction::Max, &[1], true), empty).unwrap();
+        assert_eq!(max, Array::new(vec![2, 1, 4], vec![false; 8]).unwrap());
     }
 
     #[test]

@@ -37,11 +37,6 @@ impl Softmax {
         Ok(Box::new(Self { normalisation, axis, flattened }))
     }
 
-    /// Whether rows are what is consecutive in memory, for a shape that is known as far as its rank.
-    pub(crate) fn is_of_last_dimension(&self, rank: usize) -> bool {
-        rank > 0 && dimension(self.axis, rank).is_ok_and(|dimension| dimension + 1 == rank)
-    }
-
     fn rows(self, values: &mut [f32], width: usize) {
         match self.normalisation {
             Normalisation::Softmax => kernels::softmax(values, width),
