@@ -117,6 +117,37 @@ types! {
 pub(crate) use for_type;
 
 impl DataType {
+    /// The type with this number in ONNX's schema.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or none that is supported.
+    pub fn from_number(number: i32) -> Result<Self, Problem> {
+        Ok(match number {
+            1 => Self::F32,
+            2 => Self::U8,
+            3 => Self::I8,
+            4 => Self::U16,
+            5 => Self::I16,
+            6 => Self::I32,
+            7 => Self::I64,
+            8 => Self::String,
+            9 => Self::Bool,
+            10 => Self::F16,
+            11 => Self::F64,
+            12 => Self::U32,
+            13 => Self::U64,
+            16 => Self::Bf16,
+            14 | 15 => super::problem!("complex numbers are not supported"),
+            17..=20 | 23..=28 => {
+                super::problem!(
+                    "floating-point numbers below 16 bits and integers below 4 bits are not supported"
+                )
+            }
+            _ => super::problem!("{number} is not a type of elements"),
+        })
+    }
+
     /// Whether it is a floating-point type.
     pub fn is_float(self) -> bool {
         matches!(self, Self::F32 | Self::F64 | Self::F16 | Self::Bf16)

@@ -23,7 +23,6 @@ use crate::graph::{Array, Graph, Problem};
 use crate::{Error, Result};
 use proto::{ModelProto, TensorProto};
 use tensor::ExternalFiles;
-pub(crate) use tensor::data_type;
 
 /// A model in an ONNX file.
 #[derive(Clone, Debug)]

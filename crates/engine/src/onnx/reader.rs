@@ -7,7 +7,7 @@ use std::path::Path;
 use super::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use super::tensor::{self, ExternalFiles};
 use super::{OnnxModel, functions, invalid};
-use crate::graph::{Attribute, Attributes, Dim, Graph, Info, Node, Problem, ValueId, check_rank};
+use crate::graph::{Attribute, Attributes, DataType, Dim, Graph, Info, Node, Problem, ValueId, check_rank};
 use crate::ops::{self, NodeReader};
 use crate::{Error, Result};
 
@@ -135,7 +135,7 @@ impl Reader<'_> {
         self.four_bit.extend(tensors.map(|tensor| tensor.name.clone()));
         for node in &proto.node {
             let is_4_bit = match node.op_type.as_str() {
-                "Constant" => node.attribute.iter().filter_map(|a| a.t.as_ref()).any(tensor::is_4_bit),
+                "Constant" => node.attribute.iter().filter_map(|a| a.t.as_deref()).any(tensor::is_4_bit),
                 // They move elements and leave them as they are.
                 "Expand" | "Flatten" | "Gather" | "Identity" | "Reshape" | "Slice" | "Squeeze"
                 | "Transpose" | "Unsqueeze" => {
@@ -407,7 +407,7 @@ fn info(value: &ValueInfoProto) -> Result<Option<Info>, Problem> {
     let Some(tensor) = &proto.tensor_type else {
         return Err(Problem::new("only tensors are supported, no sequences, maps or optional values"));
     };
-    let dtype = tensor::data_type(tensor.elem_type)?;
+    let dtype = DataType::from_number(tensor.elem_type)?;
     check_rank(tensor.shape.as_ref().map_or(0, |shape| shape.dim.len()))?;
     let dims = tensor.shape.as_ref().map(|shape| {
         let dim = |dim: &super::proto::DimensionProto| match (dim.dim_value, &dim.dim_param) {

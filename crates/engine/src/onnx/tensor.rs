@@ -68,31 +68,6 @@ impl ExternalFiles {
     }
 }
 
-/// The type with this number in the schema.
-pub(crate) fn data_type(number: i32) -> Result<DataType, Problem> {
-    Ok(match number {
-        1 => DataType::F32,
-        2 => DataType::U8,
-        3 => DataType::I8,
-        4 => DataType::U16,
-        5 => DataType::I16,
-        6 => DataType::I32,
-        7 => DataType::I64,
-        8 => DataType::String,
-        9 => DataType::Bool,
-        10 => DataType::F16,
-        11 => DataType::F64,
-        12 => DataType::U32,
-        13 => DataType::U64,
-        16 => DataType::Bf16,
-        14 | 15 => problem!("complex numbers are not supported"),
-        17..=20 | 23..=28 => {
-            problem!("floating-point numbers below 16 bits and integers below 4 bits are not supported")
-        }
-        _ => problem!("{number} is not a type of elements"),
-    })
-}
-
 const UINT4: i32 = 21;
 const INT4: i32 = 22;
 
@@ -122,7 +97,7 @@ pub(super) fn constant(tensor: &TensorProto, files: &ExternalFiles) -> Result<Co
     if is_4_bit(tensor) {
         return nibbles(tensor, shape, raw);
     }
-    let dtype = data_type(tensor.data_type)?;
+    let dtype = DataType::from_number(tensor.data_type)?;
     match raw {
         Some(bytes) => RawTensor::new(dtype, shape, bytes).map(Constant::Raw),
         None => typed(tensor, dtype, shape).map(Constant::Array),

@@ -12,7 +12,7 @@ pub(in crate::ops) const OPERATORS: &[Entry] = &[
             problem!("attribute `to` is missing");
         };
         let number = i32::try_from(number).map_err(|_| Problem::new(format!("{number} is not a type")))?;
-        read(node, Some(crate::onnx::data_type(number)?))
+        read(node, Some(DataType::from_number(number)?))
     }),
     Entry::new("CastLike", 2..=2, |node| read(node, None)),
 ];

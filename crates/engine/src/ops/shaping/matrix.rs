@@ -69,7 +69,7 @@ impl EyeLike {
     pub(super) fn read(node: &NodeReader) -> Result<Box<dyn Operator>, Problem> {
         let dtype = match node.attributes.int("dtype")? {
             Some(number) => match i32::try_from(number) {
-                Ok(number) => Some(crate::onnx::data_type(number)?),
+                Ok(number) => Some(DataType::from_number(number)?),
                 Err(_) => problem!("{number} is not a type of elements"),
             },
             None => None,
