@@ -96,6 +96,11 @@ pub(crate) fn data_type(number: i32) -> Result<DataType, Problem> {
 const UINT4: i32 = 21;
 const INT4: i32 = 22;
 
+/// Whether its elements are 4-bit integers.
+pub(super) fn is_4_bit(tensor: &TensorProto) -> bool {
+    matches!(tensor.data_type, UINT4 | INT4)
+}
+
 /// A tensor of the file or of a file beside it. 4-bit integers become 8-bit ones.
 pub(super) fn constant(tensor: &TensorProto, files: &ExternalFiles) -> Result<Constant, Problem> {
     check_rank(tensor.dims.len())?;
@@ -114,7 +119,7 @@ pub(super) fn constant(tensor: &TensorProto, files: &ExternalFiles) -> Result<Co
     } else {
         None
     };
-    if matches!(tensor.data_type, UINT4 | INT4) {
+    if is_4_bit(tensor) {
         return nibbles(tensor, shape, raw);
     }
     let dtype = data_type(tensor.data_type)?;
