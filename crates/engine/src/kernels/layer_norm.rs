@@ -113,13 +113,39 @@ fn rows_loop(y: &mut [MaybeUninit<f32>], x: &[f32], residual: Option<&[f32]>, op
         }
         // SAFETY: the whole row has just been written, since `x` and `residual` have rows as long as it.
         let y = unsafe { std::slice::from_raw_parts_mut(y.as_mut_ptr().cast::<f32>(), hidden_size) };
-        let mean = sum_of(y, |value| value) / hidden_size as f32;
-        let variance = sum_of(y, |value| (value - mean) * (value - mean)) / hidden_size as f32;
-        let scale = 1.0 / (variance + op.eps).sqrt();
-        for ((y, weight), bias) in y.iter_mut().zip(op.weight).zip(op.bias) {
-            *y = (*y - mean) * scale * weight + bias;
-        }
+        normalize_row(y, op);
     }
+}
+
+#[inline(always)]
+fn normalize_row(row: &mut [f32], op: &LayerNormOp) {
+    let mean = sum_of(row, |value| value) / row.len() as f32;
+    let variance = sum_of(row, |value| (value - mean) * (value - mean)) / row.len() as f32;
+    let scale = 1.0 / (variance + op.eps).sqrt();
+    for ((value, weight), bias) in row.iter_mut().zip(op.weight).zip(op.bias) {
+        *value = (*value - mean) * scale * weight + bias;
+    }
+}
+
+/// What [`LayerNormOp`] computes of one tensor, in place.
+///
+/// # Panics
+///
+/// When weight and bias are not of one size, or the rows not whole.
+pub(crate) fn layer_norm(values: &mut [f32], op: &LayerNormOp) {
+    let width = op.weight.len();
+    assert_eq!(width, op.bias.len(), "weight and bias are as long as a row");
+    let Some(rows) = values.len().checked_div(width) else { return };
+    share_rows((values, width), (&mut [(); 0], 0), rows, |_, values, _| normalize_in_place(values, op));
+}
+
+simd! {
+    fn normalize_in_place(values: &mut [f32], op: &LayerNormOp) = in_place_loop
+}
+
+#[inline(always)]
+fn in_place_loop(values: &mut [f32], op: &LayerNormOp) {
+    values.chunks_exact_mut(op.weight.len()).for_each(|row| normalize_row(row, op));
 }
 
 /// Sixteen running sums: a fixed order of additions that vectorises, the same for every instruction set.
@@ -198,7 +224,11 @@ mod tests {
                 // SAFETY: they were initialised above, and then written.
                 y.into_iter().map(|y| unsafe { y.assume_init() }).collect::<Vec<_>>()
             };
-            assert_eq!(rows(add_normalize_rows), rows(rows_loop));
+            let expected = rows(rows_loop);
+            assert_eq!(rows(add_normalize_rows), expected);
+            let mut sums: Vec<f32> = x.iter().zip(&residual).map(|(x, residual)| x + residual).collect();
+            layer_norm(&mut sums, &op);
+            assert_eq!(sums, expected);
         }
     }
 

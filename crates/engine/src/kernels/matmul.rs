@@ -69,20 +69,6 @@ pub(crate) fn matmul(a: &[f32], b: &[f32], shape: ProductShape, offsets: &[(usiz
     out
 }
 
-/// `a b^T`: `[rows, depth]` by `[columns, depth]`.
-///
-/// # Panics
-///
-/// When the slices have other sizes.
-pub(crate) fn matmul_transposed(a: &[f32], b: &[f32], shape: ProductShape) -> Vec<f32> {
-    let ProductShape { rows, depth, columns } = shape;
-    assert!(a.len() == rows * depth && b.len() == columns * depth, "the factors have the shape's sizes");
-    if depth == 0 || rows * columns == 0 {
-        return vec![0.0; rows * columns];
-    }
-    pack(PackedWeight::new(b, vec![0.0; columns], depth, crate::Precision::F32)).multiply(a, None)
-}
-
 fn pack(packed: Result<PackedWeight, usize>) -> PackedWeight {
     packed.expect("f32 holds every f32")
 }
@@ -261,6 +247,7 @@ fn matmul_reference(a: &[f32], b: &[f32], ProductShape { rows, depth, columns }:
 #[cfg(test)]
 mod tests {
     use super::super::math::tests::noise;
+    use super::super::product;
     use super::*;
 
     #[test]
@@ -292,7 +279,7 @@ mod tests {
                 .flat_map(|column| (0..depth).map(move |k| (k, column)))
                 .map(|(k, c)| b[k * columns + c])
                 .collect();
-            assert_eq!(matmul_transposed(&a, &transposed, shape), found, "{shape:?}");
+            assert_eq!(product(&a, &transposed, [rows, columns, depth]), found, "{shape:?}");
         }
     }
 

@@ -23,7 +23,6 @@ mod max_sim;
 mod pooling;
 mod product;
 mod rms_norm;
-mod rows;
 mod scratch;
 mod softmax;
 mod splade;
@@ -38,17 +37,17 @@ pub use gelu::{
     gelu_erf, gelu_erf_reference, gelu_tanh, gelu_tanh_reference, quick_gelu, quick_gelu_reference,
 };
 pub use glu::{GluHalf, GluOp, swiglu_reference};
+pub(crate) use layer_norm::layer_norm;
 pub use layer_norm::{LayerNormOp, layer_norm_reference};
 pub use linear::{MlpOp, PackError, PackedLinear, linear_reference};
 pub(crate) use math::erf_reference;
 pub use math::{exp, sigmoid, tanh};
-pub(crate) use matmul::{ProductShape, matmul, matmul_transposed};
+pub(crate) use matmul::{ProductShape, matmul};
 pub use max_sim::{max_sim, max_sim_reference};
 pub use pooling::{mean_pool, mean_pool_reference};
 pub(crate) use product::{integer_product, product, transposed};
 pub(crate) use rms_norm::rms_norm;
-pub(crate) use rows::{normalize_rows, rms_normalize_rows, softmax_rows};
-pub(crate) use softmax::{log_softmax, softmax};
+pub(crate) use softmax::{log_softmax, softmax, softmax_or_zeros};
 pub use splade::{splade_max, splade_reference, splade_weights};
 
 use candle_core::{CpuStorage, Layout, Result, bail};

@@ -1,6 +1,6 @@
 //! Root mean square normalisation (Zhang and Sennrich, arXiv:1910.07467).
 
-use super::softmax::sum;
+use super::layer_norm::sum_of;
 use super::{share_rows, simd};
 
 /// Divides rows by the root of their mean square plus `eps` and multiplies them with `weight`, in place.
@@ -21,7 +21,7 @@ simd! {
 #[inline(always)]
 fn rows_loop(values: &mut [f32], weight: &[f32], eps: f32) {
     for row in values.chunks_exact_mut(weight.len()) {
-        let scale = 1.0 / (sum(row, |value| value * value) / row.len() as f32 + eps).sqrt();
+        let scale = 1.0 / (sum_of(row, |value| value * value) / row.len() as f32 + eps).sqrt();
         for (value, weight) in row.iter_mut().zip(weight) {
             *value = *value * scale * weight;
         }

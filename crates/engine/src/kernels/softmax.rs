@@ -1,11 +1,17 @@
 //! Softmax of rows, and its logarithm.
 
+use super::layer_norm::sum_of;
 use super::math::exp;
 use super::{share_rows, simd};
 
 /// e^x of each element of a row over their sum, in place, for rows of `width`.
 pub(crate) fn softmax(values: &mut [f32], width: usize) {
     share(values, width, softmax_rows);
+}
+
+/// [`softmax`], but zeros of a row of negative infinities, whose elements are all masked.
+pub(crate) fn softmax_or_zeros(values: &mut [f32], width: usize) {
+    share(values, width, softmax_or_zeros_rows);
 }
 
 /// The logarithm of [`softmax`], in place.
@@ -23,24 +29,45 @@ simd! {
 }
 
 simd! {
+    fn softmax_or_zeros_rows(values: &mut [f32], width: usize) = softmax_or_zeros_loop
+}
+
+simd! {
     fn log_softmax_rows(values: &mut [f32], width: usize) = log_softmax_loop
 }
 
 #[inline(always)]
 fn softmax_loop(values: &mut [f32], width: usize) {
     for row in values.chunks_exact_mut(width) {
-        let largest = largest(row);
-        row.iter_mut().for_each(|value| *value = exp(*value - largest));
-        let scale = 1.0 / sum(row, |value| value);
-        row.iter_mut().for_each(|value| *value *= scale);
+        softmax_row(row, largest(row));
     }
+}
+
+#[inline(always)]
+fn softmax_or_zeros_loop(values: &mut [f32], width: usize) {
+    for row in values.chunks_exact_mut(width) {
+        let largest = largest(row);
+        if largest == f32::NEG_INFINITY {
+            // A row of NaN stays one.
+            row.iter_mut().for_each(|value| *value = if value.is_nan() { *value } else { 0.0 });
+        } else {
+            softmax_row(row, largest);
+        }
+    }
+}
+
+#[inline(always)]
+fn softmax_row(row: &mut [f32], largest: f32) {
+    row.iter_mut().for_each(|value| *value = exp(*value - largest));
+    let scale = 1.0 / sum_of(row, |value| value);
+    row.iter_mut().for_each(|value| *value *= scale);
 }
 
 #[inline(always)]
 fn log_softmax_loop(values: &mut [f32], width: usize) {
     for row in values.chunks_exact_mut(width) {
         let largest = largest(row);
-        let log = sum(row, |value| exp(value - largest)).ln();
+        let log = sum_of(row, |value| exp(value - largest)).ln();
         row.iter_mut().for_each(|value| *value = *value - largest - log);
     }
 }
@@ -56,27 +83,6 @@ fn largest(row: &[f32]) -> f32 {
         }
     }
     lanes.into_iter().chain(rest.iter().copied()).fold(f32::NEG_INFINITY, f32::max)
-}
-
-/// Sixteen running sums: a fixed order of additions that vectorises, the same for every instruction set.
-#[inline(always)]
-pub(super) fn sum(row: &[f32], term: impl Fn(f32) -> f32) -> f32 {
-    let (chunks, rest) = row.as_chunks::<16>();
-    let mut sums = [0.0f32; 16];
-    for chunk in chunks {
-        for (sum, value) in sums.iter_mut().zip(chunk) {
-            *sum += term(*value);
-        }
-    }
-    for (sum, value) in sums.iter_mut().zip(rest) {
-        *sum += term(*value);
-    }
-    for width in [8, 4, 2, 1] {
-        for lane in 0..width {
-            sums[lane] += sums[lane + width];
-        }
-    }
-    sums[0]
 }
 
 /// What [`softmax`] computes for one row, in f64.
@@ -117,5 +123,19 @@ mod tests {
         let mut poisoned = [0.0, f32::NAN, 1.0];
         softmax(&mut poisoned, 3);
         assert!(poisoned.iter().all(|value| value.is_nan()));
+    }
+
+    #[test]
+    fn a_masked_row_becomes_zeros() {
+        for width in [1, 3, 16, 37] {
+            let mut values: Vec<f32> = (0..width * 3).map(|i| (i * 7 % 23) as f32 * 11.0 - 90.0).collect();
+            let mut expected = values.clone();
+            softmax(&mut expected, width);
+            expected[..width].fill(0.0);
+            values[..width].fill(f32::NEG_INFINITY);
+            softmax_or_zeros(&mut values, width);
+            assert_eq!(values, expected);
+        }
+        softmax_or_zeros(&mut [], 0);
     }
 }

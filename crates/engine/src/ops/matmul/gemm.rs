@@ -104,7 +104,7 @@ impl Gemm {
         let a = if self.transpose_a { permute::<f32>(&a, &[1, 0])? } else { a };
         let (x, y) = (a.values()?, b.values()?);
         let mut values = if self.transpose_b {
-            kernels::matmul_transposed(x, y, shape)
+            kernels::product(x, y, [shape.rows, shape.columns, shape.depth])
         } else {
             kernels::matmul(x, y, shape, &[(0, 0)])
         };

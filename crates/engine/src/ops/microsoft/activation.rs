@@ -2,7 +2,7 @@
 
 use super::{expect_float, known_sizes, sizes, vector_of_len};
 use crate::graph::{Array, Dim, Info, Operands, Operator, Problem, problem};
-use crate::kernels::{gelu_erf, gelu_tanh, sigmoid, softmax_rows};
+use crate::kernels::{gelu_erf, gelu_tanh, sigmoid, softmax_or_zeros};
 use crate::ops::{NodeReader, broadcast};
 
 /// `BiasGelu`, `Gelu`, `FastGelu` or `QuickGelu`: a function of the input plus, if there is one, a bias.
@@ -206,7 +206,7 @@ impl Operator for BiasSoftmax {
         let bias = Array::new(bias_shape, bias.into_floats()?)?;
         let sum = broadcast::zip::<f32, f32>(&x, &bias, |x, bias| x + bias)?;
         let mut values = sum.into_values::<f32>()?;
-        softmax_rows(&mut values, shape[axis..].iter().product());
+        softmax_or_zeros(&mut values, shape[axis..].iter().product());
         Ok(vec![Array::from_floats(dtype, shape, values)?])
     }
 }

@@ -4,7 +4,7 @@ use half::f16;
 
 use super::{expect_float, known_sizes, sizes, vector_of_len};
 use crate::graph::{Array, DataType, Info, Operands, Operator, Problem, checked_len, problem};
-use crate::kernels::normalize_rows;
+use crate::kernels::{LayerNormOp, layer_norm};
 use crate::ops::NodeReader;
 
 /// `EmbedLayerNormalization`
@@ -61,7 +61,7 @@ impl Operator for EmbedLayerNormalization {
         let gamma = vector_of_len(inputs.get(5)?, hidden, "gamma")?;
         let beta = vector_of_len(inputs.get(6)?, hidden, "beta")?;
         let mut normalized = sum.clone();
-        normalize_rows(&mut normalized, &gamma, &beta, self.epsilon);
+        layer_norm(&mut normalized, &LayerNormOp { weight: &gamma, bias: &beta, eps: self.epsilon });
         let [batch, seq] = sizes(embeddings.ids, "input_ids")?;
         let shape = [batch, seq, hidden];
         Ok(vec![

@@ -1,7 +1,7 @@
 //! Scaled dot-product attention by head, with whatever the attention operators add to scores.
 
 use crate::graph::{Array, Problem, checked_len, problem};
-use crate::kernels::{product, softmax_rows, transposed};
+use crate::kernels::{product, softmax_or_zeros, transposed};
 
 /// Queries, keys and values, one head after the other.
 pub(super) struct Heads<'a> {
@@ -82,7 +82,7 @@ impl Heads<'_> {
                 let v = &self.v[kv_at * value_dim..(kv_at + keys) * value_dim];
                 let mut weights = product(q, k, [queries, keys, head_dim]);
                 scores.apply(&mut weights, sequence, head);
-                softmax_rows(&mut weights, keys);
+                softmax_or_zeros(&mut weights, keys);
                 let v = transposed(v, keys, value_dim);
                 let values = product(&weights, &v, [queries, value_dim, keys]);
                 let to = &mut out[sequence * queries * width..(sequence + 1) * queries * width];

@@ -3,7 +3,7 @@
 use super::embedding::epsilon;
 use super::{expect_float, vector_of_len};
 use crate::graph::{Array, DataType, Dim, Info, Operands, Operator, Problem, problem};
-use crate::kernels::{normalize_rows, rms_normalize_rows};
+use crate::kernels::{LayerNormOp, layer_norm, rms_norm};
 use crate::ops::NodeReader;
 
 /// `SkipLayerNormalization` or `SkipSimplifiedLayerNormalization`: normalises `input + skip + bias`.
@@ -107,14 +107,17 @@ impl Operator for SkipLayerNormalization {
             outputs.push(Array::from_floats(dtype, shape.clone(), sum.clone())?);
         }
         if self.is_simplified {
-            rms_normalize_rows(&mut sum, &gamma, self.epsilon);
+            rms_norm(&mut sum, &gamma, self.epsilon);
         } else {
             match inputs.optional(3) {
                 Some(beta) => {
                     let beta = vector_of_len(beta, width, "beta")?;
-                    normalize_rows(&mut sum, &gamma, &beta, self.epsilon);
+                    layer_norm(&mut sum, &LayerNormOp { weight: &gamma, bias: &beta, eps: self.epsilon });
                 }
-                None => normalize_rows(&mut sum, &gamma, &vec![0.0; width], self.epsilon),
+                None => layer_norm(
+                    &mut sum,
+                    &LayerNormOp { weight: &gamma, bias: &vec![0.0; width], eps: self.epsilon },
+                ),
             }
         }
         outputs.insert(0, Array::from_floats(dtype, shape, sum)?);
@@ -174,7 +177,7 @@ impl Operator for SimplifiedLayerNormalization {
             problem!("a scale of shape {:?} does not fit rows of shape {rows:?}", scale.shape());
         }
         let mut values = x.into_floats()?;
-        rms_normalize_rows(&mut values, &scale.to_floats()?, self.epsilon);
+        rms_norm(&mut values, &scale.to_floats()?, self.epsilon);
         Ok(vec![Array::from_floats(scale.dtype(), shape, values)?])
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{scale, zero_point};
 use crate::graph::{Array, DataType, Info, Operands, Operator, Problem, problem};
-use crate::kernels::normalize_rows;
+use crate::kernels::{LayerNormOp, layer_norm};
 use crate::ops::NodeReader;
 use crate::ops::microsoft::{Embeddings, MaskIndex, Table, known_sizes, sizes};
 
@@ -67,7 +67,7 @@ impl Operator for QEmbedLayerNormalization {
         let mut values = embeddings.sum()?;
         let hidden = embeddings.words.hidden();
         let (gamma, beta) = (vector(&inputs, 5, hidden)?, vector(&inputs, 6, hidden)?);
-        normalize_rows(&mut values, &gamma, &beta, self.epsilon);
+        layer_norm(&mut values, &LayerNormOp { weight: &gamma, bias: &beta, eps: self.epsilon });
         let [batch, seq] = sizes(embeddings.ids, "input_ids")?;
         let mask = MaskIndex { mask: inputs.optional(7), batch, seq }.array()?;
         Ok(vec![Array::new([batch, seq, hidden], values)?, mask])
