@@ -5,11 +5,28 @@ use super::pattern::{Pattern, Replacement, replace};
 use crate::Result;
 use crate::graph::{Graph, Infos, Node, ValueId};
 use crate::ops::fused::LayerNorm;
+use crate::ops::normalisation::rows::LayerNormalization;
 
 pub(super) fn fuse(graph: &mut Graph) -> Result<()> {
     let infos = graph.infer(&[])?;
-    replace(graph, |pattern, node| spelled_out(pattern, &infos, node));
+    replace(graph, |pattern, node| {
+        one_node(pattern, &infos, node).or_else(|| spelled_out(pattern, &infos, node))
+    });
     Ok(())
+}
+
+fn one_node(pattern: &Pattern, infos: &Infos, node: &Node) -> Option<Replacement> {
+    let LayerNormalization { axis, epsilon, has_statistics } = node.operator()?;
+    let wants_more = *has_statistics && node.outputs.iter().skip(1).flatten().any(|id| pattern.is_used(*id));
+    let (x, weight, bias) = (node.input(0)?, node.input(1)?, node.input(2)?);
+    let rank = infos.get(x)?.rank()?;
+    let is_last = *axis == -1 || usize::try_from(*axis).is_ok_and(|axis| axis + 1 == rank);
+    let is_vector = |id| pattern.graph.constant(id).is_some_and(|vector| vector.shape().len() == 1);
+    if wants_more || !is_last || !is_vector(weight) || !is_vector(bias) {
+        return None;
+    }
+    let inputs = vec![Some(x), Some(weight), Some(bias)];
+    Some(Replacement::new(LayerNorm { epsilon: *epsilon }, inputs))
 }
 
 fn spelled_out(pattern: &Pattern, infos: &Infos, node: &Node) -> Option<Replacement> {

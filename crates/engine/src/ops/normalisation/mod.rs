@@ -2,7 +2,7 @@
 
 pub(super) mod axes;
 pub(super) mod channels;
-pub(super) mod rows;
+pub(crate) mod rows;
 
 use crate::graph::{Info, Operands, Problem, problem};
 
