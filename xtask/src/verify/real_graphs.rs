@@ -25,7 +25,7 @@ struct Reference {
 /// # Errors
 ///
 /// When the folder has no such files, or they have no reference beside them.
-pub fn rows(folder: &Path) -> Result<Vec<Row>> {
+pub(super) fn rows(folder: &Path) -> Result<Vec<Row>> {
     let entries =
         std::fs::read_dir(folder).with_context(|| format!("could not read {}", folder.display()))?;
     let mut files: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
