@@ -1,6 +1,6 @@
 //! A typed graph of operators: what an imported model is before it runs.
 //!
-//! A [`Graph`] holds values and nodes in an order in which they can run. passes rewrite it, [`Graph::infer`] says
+//! A [`Graph`] holds values and nodes in an order in which they can run. Passes rewrite it, [`Graph::infer`] says
 //! what is known about its values before any input is there, and a [`Session`] runs it: constants prepared once,
 //! memory given on at a value's last use.
 //!
