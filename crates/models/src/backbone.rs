@@ -3,8 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
-use candlewick_engine::{ImportOptions, ImportPlan, TextEncoder, ThreadPool, Weights};
+use candlewick_engine::{ImportOptions, ImportPlan};
 
 use crate::arch::{self, EncoderConfig};
 use crate::checkpoint::engine_error;
@@ -100,23 +99,6 @@ impl Backbone {
         match self {
             Self::Native(_) => folder.join("config.json"),
             Self::Imported { path, .. } => path.clone(),
-        }
-    }
-
-    /// Reads the weights: `files`, the checkpoint's, where they are not in the graph.
-    pub(crate) fn load(
-        &self,
-        files: &[PathBuf],
-        options: &LoadOptions,
-        pool: &ThreadPool,
-        device: &Device,
-    ) -> candlewick_engine::Result<Box<dyn TextEncoder>> {
-        match self {
-            Self::Native(config) => {
-                let weights = Weights::open(files)?.with_precision(options.precision).with_threads(pool);
-                config.load(&weights, device)
-            }
-            Self::Imported { plan, .. } => Ok(Box::new(plan.load(Some(pool))?)),
         }
     }
 }

@@ -1,14 +1,12 @@
-//! The weights of a model: which files they are in, and how they become a network.
+//! A model as its files, the registry and the caller describe it, before tokenizer and weights are read.
 
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use candlewick_engine::{Pooling, TextEncoder, ThreadPool};
 use serde::Deserialize;
 
 use crate::backbone::Backbone;
 use crate::folder::FolderConfig;
-use crate::head::DenseHead;
 use crate::json::{file_missing, read_json};
 use crate::registry::ModelSpec;
 use crate::{Error, LoadOptions, Result};
@@ -26,30 +24,64 @@ pub(crate) struct Checkpoint {
     pub(crate) device: Device,
 }
 
-/// The part of a model that holds weights.
-pub(crate) struct Network {
-    pub(crate) encoder: Box<dyn TextEncoder>,
-    pub(crate) head: DenseHead,
-}
-
 impl Checkpoint {
-    /// Reads `weights`, the files of the checkpoint, with the threads of `pool`.
-    pub(crate) fn read(&self, weights: &[PathBuf], pool: &ThreadPool) -> Result<Network> {
-        let engine_error = |source| engine_error(&self.name, source);
-        let encoder = self.backbone.load(weights, &self.options, pool, &self.device).map_err(engine_error)?;
-        let projections = DenseHead::load_projections(&self.folder_config.projections, &self.device);
-        let (options, spec) = (&self.options, self.spec.as_ref());
-        let pooling = options.pooling.or(spec.and_then(|spec| spec.pooling)).or(self.folder_config.pooling);
-        let normalize =
-            options.normalize.or(spec.and_then(|spec| spec.normalize)).or(self.folder_config.normalize);
-        let head = DenseHead {
-            // sentence-transformers' own defaults for a folder that does not say.
-            pooling: (!self.backbone.is_pooled()).then(|| pooling.unwrap_or(Pooling::Mean)),
-            normalize: normalize.unwrap_or(false),
-            projections: projections.map_err(engine_error)?,
-            dim: options.dim,
+    /// Reads everything but the tokenizer and the weights.
+    ///
+    /// # Errors
+    ///
+    /// When a file is missing, broken, or asks for something that is not supported, or the device cannot be had.
+    pub(crate) fn open(folder: &Path, spec: Option<ModelSpec>, options: LoadOptions) -> Result<Self> {
+        let name = spec.as_ref().map_or_else(|| folder.display().to_string(), |spec| spec.id.clone());
+        let folder_config = FolderConfig::read(folder)?;
+        let backbone = Backbone::read(&name, folder, spec.as_ref(), &options)?;
+        if let (Some(spec), Some(architecture)) = (&spec, backbone.architecture()) {
+            check_row(spec, &backbone.file(folder), "architecture", spec.architecture.clone(), architecture)?;
+        }
+        let device = options.device.open().map_err(|source| engine_error(&name, source))?;
+        check_device(&name, &backbone, &device)?;
+        Ok(Self { name, folder: folder.to_owned(), backbone, folder_config, spec, options, device })
+    }
+
+    /// Tokens of a text that are read: the caller's limit, which must not exceed the positions that exist, or the
+    /// files', cut to them.
+    ///
+    /// # Errors
+    ///
+    /// When the caller asks for more than there are positions.
+    pub(crate) fn max_length(&self) -> Result<usize> {
+        let positions = self.backbone.max_positions().unwrap_or(usize::MAX);
+        let of_row = self.spec.as_ref().and_then(|spec| spec.max_length);
+        match self.options.max_length {
+            Some(length) if length > positions => {
+                Err(self.invalid_option("max_length", length, format!("the model has {positions} positions")))
+            }
+            Some(length) => Ok(length),
+            None => Ok(self.folder_config.max_length.or(of_row).unwrap_or(usize::MAX).min(positions)),
+        }
+    }
+
+    /// Checks a fact that the registry's row may state.
+    ///
+    /// # Errors
+    ///
+    /// When the row states something else.
+    pub(crate) fn check_fact(&self, key: &'static str, stated: Option<usize>, found: usize) -> Result<()> {
+        let Some(spec) = &self.spec else {
+            return Ok(());
         };
-        Ok(Network { encoder, head })
+        let stated = stated.map(|stated| stated.to_string());
+        check_row(spec, &self.backbone.file(&self.folder), key, stated, &found.to_string())
+    }
+
+    /// The error for an option that this model cannot have.
+    pub(crate) fn invalid_option(
+        &self,
+        option: &'static str,
+        requested: impl ToString,
+        problem: impl Into<String>,
+    ) -> Error {
+        let (model, problem) = (self.name.clone(), problem.into());
+        Error::InvalidOption { model, option, requested: requested.to_string(), problem }
     }
 
     /// The file or files of the checkpoint.
@@ -80,14 +112,36 @@ impl Checkpoint {
     }
 }
 
-impl std::fmt::Debug for Network {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Network").field("head", &self.head).finish_non_exhaustive()
+pub(crate) fn engine_error(model: &str, source: candlewick_engine::Error) -> Error {
+    Error::Engine { model: model.to_owned(), source: Box::new(source) }
+}
+
+fn check_row(
+    spec: &ModelSpec,
+    file: &Path,
+    key: &'static str,
+    stated: Option<String>,
+    found: &str,
+) -> Result<()> {
+    match stated {
+        Some(expected) if expected != found => {
+            let (model, path, found) = (spec.id.clone(), file.to_owned(), found.to_owned());
+            Err(Error::RegistryMismatch { model, path, key, expected, found })
+        }
+        _ => Ok(()),
     }
 }
 
-pub(crate) fn engine_error(model: &str, source: candlewick_engine::Error) -> Error {
-    Error::Engine { model: model.to_owned(), source: Box::new(source) }
+fn check_device(name: &str, backbone: &Backbone, device: &Device) -> Result<()> {
+    match backbone {
+        Backbone::Imported { .. } if !device.is_cpu() => Err(Error::InvalidOption {
+            model: name.to_owned(),
+            option: "device",
+            requested: format!("{:?}", device.location()),
+            problem: "ONNX files run on the CPU only; safetensors run on this device".to_owned(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// The files that an `.index.json` lists, or the file itself.

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use crate::registry::Missing;
+use crate::registry::{Kind, Missing};
 
 /// A result whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -45,6 +45,16 @@ pub enum Error {
         model: String,
         /// Everything that stands in the way.
         missing: Vec<Missing>,
+    },
+    /// The registry's model makes something else than what was asked for.
+    #[error("model `{model}` is of kind {found}, not {expected}")]
+    WrongKind {
+        /// The model's id.
+        model: String,
+        /// What it is.
+        found: Kind,
+        /// What the type that was asked to load it runs.
+        expected: Kind,
     },
     /// The folder that should hold a model is not there.
     #[error("no such model folder: {}", path.display())]

@@ -28,6 +28,7 @@ mod options;
 mod registry;
 pub mod source;
 mod text;
+mod text_model;
 
 pub use dense::{DenseModel, Embedding, TextRole};
 pub use error::{Attempt, Error, Result};

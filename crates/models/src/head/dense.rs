@@ -2,38 +2,86 @@
 
 use candle_core::{Device, Tensor};
 use candlewick_engine::nn::{Linear, LinearConfig};
-use candlewick_engine::{Batch, Pooling, Result, Weights, pooling};
+use candlewick_engine::{Batch, Pooling, Weights, pooling};
 
+use crate::checkpoint::{Checkpoint, engine_error};
 use crate::folder::Projection;
+use crate::text_model::Head;
+use crate::{Error, Result};
 
-/// Pooling, then projections, then the first `dim` components, then unit length.
+/// What a dense head does, before its weights are read.
 #[derive(Debug)]
-pub(crate) struct DenseHead {
+pub(crate) struct DenseConfig {
     /// `None` where the encoder gives one row per text already.
-    pub(crate) pooling: Option<Pooling>,
-    pub(crate) projections: Vec<Linear>,
-    pub(crate) dim: Option<usize>,
-    pub(crate) normalize: bool,
+    pooling: Option<Pooling>,
+    normalize: bool,
+    /// How many components are kept, where the caller wants fewer.
+    truncated: Option<usize>,
+    full_dim: usize,
 }
 
-impl DenseHead {
-    /// Reads the weights of `Dense` modules.
-    pub(crate) fn load_projections(projections: &[Projection], device: &Device) -> Result<Vec<Linear>> {
-        projections
-            .iter()
-            .map(|projection| {
-                let weights = Weights::open([&projection.weights])?;
-                let Projection { in_features, out_features, bias, activation, .. } = *projection;
-                let config = LinearConfig { in_features, out_features, bias, activation };
-                let linear = Linear::load(&weights.root().pp("linear"), config, device)?;
-                weights.root().finish(&[])?;
-                Ok(linear)
-            })
-            .collect()
+/// Pooling, then projections, then the first components, then unit length.
+#[derive(Debug)]
+pub(crate) struct DenseHead {
+    pooling: Option<Pooling>,
+    projections: Vec<Linear>,
+    dim: Option<usize>,
+    normalize: bool,
+}
+
+impl DenseConfig {
+    /// What the options, the row or the folder say.
+    ///
+    /// # Errors
+    ///
+    /// When they contradict each other or the encoder.
+    pub(crate) fn new(checkpoint: &Checkpoint) -> Result<Self> {
+        let Checkpoint { backbone, folder_config, spec, options, .. } = checkpoint;
+        let spec = spec.as_ref();
+        if let Some(pooling) = options.pooling.filter(|_| backbone.is_pooled()) {
+            let problem = "the graph gives one vector for each text already";
+            return Err(checkpoint.invalid_option("pooling", pooling, problem));
+        }
+        let pooling = options.pooling.or(spec.and_then(|spec| spec.pooling)).or(folder_config.pooling);
+        let normalize =
+            options.normalize.or(spec.and_then(|spec| spec.normalize)).or(folder_config.normalize);
+        let full_dim = check_projections(checkpoint)?;
+        checkpoint.check_fact("dim", spec.and_then(|spec| spec.dim), full_dim)?;
+        if let Some(dim) = options.dim.filter(|dim| *dim == 0 || *dim > full_dim) {
+            let problem = format!("the model's embeddings have {full_dim} dimensions");
+            return Err(checkpoint.invalid_option("dim", dim, problem));
+        }
+        Ok(Self {
+            // sentence-transformers' own defaults for a folder that does not say.
+            pooling: (!backbone.is_pooled()).then(|| pooling.unwrap_or(Pooling::Mean)),
+            normalize: normalize.unwrap_or(false),
+            truncated: options.dim,
+            full_dim,
+        })
     }
 
-    /// `[total_tokens, hidden_size]`, or `[batch_size, hidden_size]` if that is pooled, to one embedding per sequence; `None` where one is not finite.
-    pub(crate) fn forward(&self, hidden_states: &Tensor, batch: &Batch) -> Result<Vec<Option<Vec<f32>>>> {
+    /// Length of a vector.
+    pub(crate) fn dim(&self) -> usize {
+        self.truncated.unwrap_or(self.full_dim)
+    }
+}
+
+impl Head for DenseHead {
+    type Output = Vec<f32>;
+    type Config = DenseConfig;
+
+    fn load(config: &DenseConfig, checkpoint: &Checkpoint, _: Option<&Weights>) -> Result<Self> {
+        let projections = load_projections(&checkpoint.folder_config.projections, &checkpoint.device)
+            .map_err(|source| engine_error(&checkpoint.name, source))?;
+        let DenseConfig { pooling, normalize, truncated, .. } = *config;
+        Ok(Self { pooling, projections, dim: truncated, normalize })
+    }
+
+    fn forward(
+        &self,
+        hidden_states: &Tensor,
+        batch: &Batch,
+    ) -> candlewick_engine::Result<Vec<Option<Vec<f32>>>> {
         let mut vectors = match self.pooling {
             Some(pooling) => pooling.forward(hidden_states, batch)?,
             None => hidden_states.clone(),
@@ -50,4 +98,35 @@ impl DenseHead {
         let rows = vectors.to_vec2::<f32>()?;
         Ok(rows.into_iter().map(|row| row.iter().all(|value| value.is_finite()).then_some(row)).collect())
     }
+}
+
+/// Reads the weights of `Dense` modules.
+fn load_projections(projections: &[Projection], device: &Device) -> candlewick_engine::Result<Vec<Linear>> {
+    projections
+        .iter()
+        .map(|projection| {
+            let weights = Weights::open([&projection.weights])?;
+            let Projection { in_features, out_features, bias, activation, .. } = *projection;
+            let config = LinearConfig { in_features, out_features, bias, activation };
+            let linear = Linear::load(&weights.root().pp("linear"), config, device)?;
+            weights.root().finish(&[])?;
+            Ok(linear)
+        })
+        .collect()
+}
+
+/// Checks that each projection takes what the one before it gives; returns the last one's width.
+fn check_projections(checkpoint: &Checkpoint) -> Result<usize> {
+    let mut width = checkpoint.backbone.hidden_size();
+    for projection in &checkpoint.folder_config.projections {
+        if projection.in_features != width {
+            return Err(Error::UnsupportedConfig {
+                path: checkpoint.folder.join("modules.json"),
+                key: "in_features".into(),
+                problem: format!("a Dense module takes {}, but gets {width}", projection.in_features),
+            });
+        }
+        width = projection.out_features;
+    }
+    Ok(width)
 }

@@ -3,6 +3,6 @@
 mod pipeline;
 mod tokenizer;
 
-pub(crate) use pipeline::Pipeline;
+pub(crate) use pipeline::{Pipeline, pack};
 pub use pipeline::{WINDOW_BYTES, WINDOW_TEXTS};
-pub(crate) use tokenizer::TextTokenizer;
+pub(crate) use tokenizer::{Encoding, TextTokenizer};

@@ -9,7 +9,6 @@ use std::ops::Range;
 use candle_core::Tensor;
 use candlewick_engine::{Batch, TextEncoder, ThreadPool, plan};
 
-use super::TextTokenizer;
 use super::tokenizer::Encoding;
 use crate::{Error, Result};
 
@@ -25,49 +24,42 @@ const TOKENIZE_TEXTS: usize = 16;
 /// Below this many tokens a batch is not split to employ another thread.
 const MIN_SPLIT_TOKENS: usize = 64;
 
-/// Token ids, and type ids where these are not all zero.
-pub(crate) type Sequence<'a> = (&'a [u32], Option<&'a [u32]>);
-
 /// What is needed to run texts through an encoder.
 #[derive(Debug)]
 pub(crate) struct Pipeline<'a> {
     pub(crate) name: &'a str,
-    pub(crate) tokenizer: &'a TextTokenizer,
     pub(crate) pool: &'a ThreadPool,
     pub(crate) batch_tokens: usize,
 }
 
 impl Pipeline<'_> {
-    /// Runs `texts`, each with `prompt` before it, through `encoder` and `head`. The head gets hidden states
-    /// `[total_tokens, hidden_size]` and returns one result per sequence, or `None` where one is not finite.
-    pub(crate) fn run<S, R, H>(
+    /// Runs `items`, of about so many `bytes` each, through `encode`, `encoder` and `head`. The head gets hidden
+    /// states `[total_tokens, hidden_size]` and returns one result per sequence, or `None` where one is not finite.
+    pub(crate) fn run<T, R, H>(
         &self,
-        texts: &[S],
-        prompt: &str,
+        items: &[T],
+        bytes: impl Fn(&T) -> usize,
+        encode: impl Fn(usize, &T) -> Result<Encoding> + Sync,
         encoder: &dyn TextEncoder,
         head: H,
     ) -> Result<Vec<R>>
     where
-        S: AsRef<str> + Sync,
+        T: Sync,
         R: Send,
         H: Fn(&Tensor, &Batch) -> candlewick_engine::Result<Vec<Option<R>>> + Sync,
     {
-        let mut results = Vec::with_capacity(texts.len());
-        for window in windows(texts) {
-            let encodings = self.tokenize(&texts[window.clone()], window.start, prompt)?;
-            let sequences: Vec<Sequence<'_>> = encodings
-                .iter()
-                .map(|encoding| (encoding.token_ids.as_slice(), encoding.type_ids.as_deref()))
-                .collect();
-            results.extend(self.run_sequences(&sequences, window.start, encoder, &head)?);
+        let mut results = Vec::with_capacity(items.len());
+        for window in windows(items, bytes) {
+            let encodings = self.encode(&items[window.clone()], window.start, &encode)?;
+            results.extend(self.run_sequences(&encodings, window.start, encoder, &head)?);
         }
         Ok(results)
     }
 
-    /// [`run`](Self::run) from token ids on; `first_index` is that of the first sequence, for errors.
+    /// [`run`](Self::run) from tokens on; `first_index` is that of the first sequence, for errors.
     pub(crate) fn run_sequences<R, H>(
         &self,
-        sequences: &[Sequence<'_>],
+        sequences: &[Encoding],
         first_index: usize,
         encoder: &dyn TextEncoder,
         head: &H,
@@ -76,11 +68,13 @@ impl Pipeline<'_> {
         R: Send,
         H: Fn(&Tensor, &Batch) -> candlewick_engine::Result<Vec<Option<R>>> + Sync,
     {
-        let lengths: Vec<usize> = sequences.iter().map(|(token_ids, _)| token_ids.len()).collect();
+        let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.token_ids.len()).collect();
         let batches = plan(&lengths, self.budget(&lengths));
         let outputs = self.pool.try_map(&batches, |indices| {
-            let batch = || Batch::pack(indices.iter().map(|&index| sequences[index]));
-            let run = || head_of(encoder, head, &batch()?);
+            let run = || {
+                let batch = pack(indices.iter().map(|&index| &sequences[index]))?;
+                head(&encoder.forward(&batch)?, &batch)
+            };
             run().map_err(|source| Error::Engine { model: self.name.into(), source: Box::new(source) })
         })?;
         let mut in_order: Vec<Option<R>> = sequences.iter().map(|_| None).collect();
@@ -93,34 +87,33 @@ impl Pipeline<'_> {
         in_order.into_iter().enumerate().map(or_error).collect()
     }
 
-    /// Number of tokens of all `texts` together, after truncation, special tokens included.
-    pub(crate) fn count_tokens<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<usize> {
+    /// Number of tokens of all items together, after truncation, special tokens included.
+    pub(crate) fn count_tokens<T: Sync>(
+        &self,
+        items: &[T],
+        bytes: impl Fn(&T) -> usize,
+        encode: impl Fn(usize, &T) -> Result<Encoding> + Sync,
+    ) -> Result<usize> {
         let mut count = 0;
-        for window in windows(texts) {
-            let encodings = self.tokenize(&texts[window.clone()], window.start, "")?;
+        for window in windows(items, bytes) {
+            let encodings = self.encode(&items[window.clone()], window.start, &encode)?;
             count += encodings.iter().map(|encoding| encoding.token_ids.len()).sum::<usize>();
         }
         Ok(count)
     }
 
-    pub(crate) fn tokenize<S: AsRef<str> + Sync>(
+    /// The items' tokens, in order; `first_index` is that of the first item.
+    pub(crate) fn encode<T: Sync>(
         &self,
-        texts: &[S],
+        items: &[T],
         first_index: usize,
-        prompt: &str,
+        encode: &(impl Fn(usize, &T) -> Result<Encoding> + Sync),
     ) -> Result<Vec<Encoding>> {
-        let chunks: Vec<(usize, &[S])> = texts.chunks(TOKENIZE_TEXTS).enumerate().collect();
-        let encodings = self.pool.try_map(&chunks, |(chunk, texts)| {
+        let chunks: Vec<(usize, &[T])> = items.chunks(TOKENIZE_TEXTS).enumerate().collect();
+        let encodings = self.pool.try_map(&chunks, |(chunk, items)| {
             let first_index = first_index + chunk * TOKENIZE_TEXTS;
-            let encode = |(offset, text): (usize, &S)| {
-                let (index, text) = (first_index + offset, text.as_ref());
-                if prompt.is_empty() {
-                    self.tokenizer.encode(index, text)
-                } else {
-                    self.tokenizer.encode(index, &format!("{prompt}{text}"))
-                }
-            };
-            texts.iter().enumerate().map(encode).collect::<Result<Vec<_>>>()
+            let indexed = items.iter().enumerate();
+            indexed.map(|(offset, item)| encode(first_index + offset, item)).collect::<Result<Vec<_>>>()
         })?;
         Ok(encodings.into_iter().flatten().collect())
     }
@@ -132,28 +125,24 @@ impl Pipeline<'_> {
     }
 }
 
-fn head_of<R, H>(
-    encoder: &dyn TextEncoder,
-    head: &H,
-    batch: &Batch,
-) -> candlewick_engine::Result<Vec<Option<R>>>
-where
-    H: Fn(&Tensor, &Batch) -> candlewick_engine::Result<Vec<Option<R>>>,
-{
-    head(&encoder.forward(batch)?, batch)
+/// The batch of some sequences.
+pub(crate) fn pack<'a>(
+    sequences: impl IntoIterator<Item = &'a Encoding>,
+) -> candlewick_engine::Result<Batch> {
+    Batch::pack(sequences.into_iter().map(|s| (s.token_ids.as_slice(), s.type_ids.as_deref())))
 }
 
-/// Cuts texts into consecutive windows.
-fn windows<S: AsRef<str>>(texts: &[S]) -> impl Iterator<Item = Range<usize>> + '_ {
+/// Cuts items into consecutive windows.
+fn windows<T>(items: &[T], bytes_of: impl Fn(&T) -> usize) -> impl Iterator<Item = Range<usize>> {
     let mut start = 0;
     std::iter::from_fn(move || {
-        if start == texts.len() {
+        if start == items.len() {
             return None;
         }
         let mut bytes = 0;
         let mut end = start;
-        while end < texts.len() && end - start < WINDOW_TEXTS && bytes < WINDOW_BYTES {
-            bytes += texts[end].as_ref().len();
+        while end < items.len() && end - start < WINDOW_TEXTS && bytes < WINDOW_BYTES {
+            bytes += bytes_of(&items[end]);
             end += 1;
         }
         let window = start..end;
@@ -169,13 +158,13 @@ mod tests {
     #[test]
     fn windows_are_bounded_by_count_and_by_bytes() {
         let short = vec!["x"; 2 * WINDOW_TEXTS + 1];
-        let cut: Vec<_> = windows(&short).collect();
+        let cut: Vec<_> = windows(&short, |text| text.len()).collect();
         assert_eq!(
             cut,
             [0..WINDOW_TEXTS, WINDOW_TEXTS..2 * WINDOW_TEXTS, 2 * WINDOW_TEXTS..2 * WINDOW_TEXTS + 1]
         );
         let long = vec!["x".repeat(WINDOW_BYTES / 2); 5];
-        assert_eq!(windows(&long).collect::<Vec<_>>(), [0..2, 2..4, 4..5]);
-        assert_eq!(windows::<&str>(&[]).count(), 0);
+        assert_eq!(windows(&long, String::len).collect::<Vec<_>>(), [0..2, 2..4, 4..5]);
+        assert_eq!(windows::<String>(&[], String::len).count(), 0);
     }
 }

@@ -1,5 +1,0 @@
-//! Heads: what becomes of hidden states.
-
-mod dense;
-
-pub(crate) use dense::DenseHead;

@@ -1,0 +1,211 @@
+//! What all models of texts are made of: tokenizer, encoder, and a head that makes the results.
+//!
+//! Loading resolves three voices, in this order: the caller's options, the registry's row, the folder's own
+//! files. Everything but the weights is read and checked at once, so that `lazy_load` only delays the bytes,
+//! not the errors that configuration can cause.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use candle_core::Tensor;
+use candlewick_engine::{Batch, TextEncoder, ThreadPool, Weights};
+
+use crate::backbone::Backbone;
+use crate::checkpoint::{Checkpoint, engine_error};
+use crate::registry::{Kind, ModelSpec, Registry, State};
+use crate::text::{Encoding, Pipeline, TextTokenizer};
+use crate::{Error, LoadOptions, Result, source};
+
+/// Makes results from hidden states.
+pub(crate) trait Head: Sized + Send + Sync + std::fmt::Debug {
+    /// What a sequence becomes.
+    type Output: Send;
+
+    /// What about a head is known and checked before weights are read.
+    type Config: Send + Sync + std::fmt::Debug;
+
+    /// Reads the head's weights: `weights` are those of the encoder, unless that is a graph.
+    fn load(config: &Self::Config, checkpoint: &Checkpoint, weights: Option<&Weights>) -> Result<Self>;
+
+    /// The encoder's rows, `[total_tokens, hidden_size]` (`[batch_size, hidden_size]` from a graph that pools), to
+    /// one result per sequence; `None` where one is not finite.
+    fn forward(
+        &self,
+        hidden_states: &Tensor,
+        batch: &Batch,
+    ) -> candlewick_engine::Result<Vec<Option<Self::Output>>>;
+}
+
+/// A model of texts with the head `H`.
+#[derive(Debug)]
+pub(crate) struct TextModel<H: Head> {
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) tokenizer: TextTokenizer,
+    pub(crate) pool: ThreadPool,
+    head_config: H::Config,
+    network: OnceLock<Network<H>>,
+    loading: Mutex<()>,
+}
+
+/// The part of a model that holds weights.
+pub(crate) struct Network<H> {
+    pub(crate) encoder: Box<dyn TextEncoder>,
+    pub(crate) head: H,
+}
+
+/// The folder and the row of a registry model, whose files are fetched if need be.
+///
+/// # Errors
+///
+/// When the id is unknown, or of another kind, or of a model that cannot be loaded yet; when the files cannot be had.
+pub(crate) fn fetch(kind: Kind, id: &str, options: &LoadOptions) -> Result<(PathBuf, ModelSpec)> {
+    let registry = options.registry.as_deref().unwrap_or(Registry::built_in());
+    let spec = registry.get_preferring(kind, id)?.clone();
+    if let State::NotYet { missing } = spec.state() {
+        return Err(Error::NotLoadable { model: spec.id, missing });
+    }
+    if spec.kind != kind {
+        return Err(Error::WrongKind { model: spec.id, found: spec.kind, expected: kind });
+    }
+    let folder = source::resolve(&spec, &options.source_options())?;
+    Ok((folder, spec))
+}
+
+impl<H: Head> TextModel<H> {
+    /// Reads the tokenizer and, unless they are to be read later, the weights.
+    pub(crate) fn open(checkpoint: Checkpoint, head_config: H::Config) -> Result<Self> {
+        candlewick_engine::runtime::keep_freed_memory();
+        let max_length = checkpoint.max_length()?;
+        let pool = match &checkpoint.options.thread_pool {
+            Some(pool) => pool.clone(),
+            None => ThreadPool::new(checkpoint.options.threads)
+                .map_err(|source| engine_error(&checkpoint.name, source))?,
+        };
+        let read_network = || {
+            let files = checkpoint.weights_files()?;
+            if checkpoint.options.lazy_load {
+                return Ok(OnceLock::new());
+            }
+            read_network(&checkpoint, &files, &head_config, &pool).map(OnceLock::from)
+        };
+        let (read, tokenizer) = pool.join(read_network, || read_tokenizer(&checkpoint, max_length));
+        // Small files' errors come first, whichever was found first.
+        let (tokenizer, network) = (tokenizer?, read?);
+        Ok(Self { checkpoint, tokenizer, pool, head_config, network, loading: Mutex::new(()) })
+    }
+
+    /// The registry's id, or the folder.
+    pub(crate) fn name(&self) -> &str {
+        &self.checkpoint.name
+    }
+
+    /// One result per text, in input order, each with `prompt` before it.
+    pub(crate) fn run<S: AsRef<str> + Sync>(&self, texts: &[S], prompt: &str) -> Result<Vec<H::Output>> {
+        let encode = |index: usize, text: &S| match prompt {
+            "" => self.tokenizer.encode(index, text.as_ref()),
+            prompt => self.tokenizer.encode(index, &format!("{prompt}{}", text.as_ref())),
+        };
+        self.run_encoded(texts, |text| text.as_ref().len(), encode)
+    }
+
+    /// One result per item, in input order. `bytes` is about how long an item is, `encode` gets its index too.
+    pub(crate) fn run_encoded<T: Sync>(
+        &self,
+        items: &[T],
+        bytes: impl Fn(&T) -> usize,
+        encode: impl Fn(usize, &T) -> Result<Encoding> + Sync,
+    ) -> Result<Vec<H::Output>> {
+        if items.is_empty() {
+            return Ok(Vec::new());
+        }
+        let network = self.network()?;
+        let head = |states: &_, batch: &_| network.head.forward(states, batch);
+        self.pipeline().run(items, bytes, encode, network.encoder.as_ref(), head)
+    }
+
+    /// One result per sequence of tokens, in input order.
+    pub(crate) fn run_sequences(&self, sequences: &[Encoding]) -> Result<Vec<H::Output>> {
+        let network = self.network()?;
+        let head = |states: &_, batch: &_| network.head.forward(states, batch);
+        self.pipeline().run_sequences(sequences, 0, network.encoder.as_ref(), &head)
+    }
+
+    pub(crate) fn pipeline(&self) -> Pipeline<'_> {
+        Pipeline {
+            name: &self.checkpoint.name,
+            pool: &self.pool,
+            batch_tokens: self.checkpoint.options.batch_tokens.unwrap_or(LoadOptions::DEFAULT_BATCH_TOKENS),
+        }
+    }
+
+    /// Number of tokens of all `texts` together, after truncation. Needs no weights.
+    pub(crate) fn count_tokens<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<usize> {
+        let encode = |index: usize, text: &S| self.tokenizer.encode(index, text.as_ref());
+        self.pipeline().count_tokens(texts, |text| text.as_ref().len(), encode)
+    }
+
+    /// The weights in memory. Of several threads that need them first, one reads and the others wait; after a
+    /// failure the next caller tries again.
+    pub(crate) fn network(&self) -> Result<&Network<H>> {
+        if let Some(network) = self.network.get() {
+            return Ok(network);
+        }
+        // The mutex guards no data, so a panic while it was held has broken nothing.
+        let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(network) = self.network.get() {
+            return Ok(network);
+        }
+        let files = self.checkpoint.weights_files()?;
+        let network = read_network(&self.checkpoint, &files, &self.head_config, &self.pool)?;
+        Ok(self.network.get_or_init(|| network))
+    }
+}
+
+impl<H: std::fmt::Debug> std::fmt::Debug for Network<H> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Network").field("head", &self.head).finish_non_exhaustive()
+    }
+}
+
+/// Reads `files`, those of the checkpoint, with the threads of `pool`.
+fn read_network<H: Head>(
+    checkpoint: &Checkpoint,
+    files: &[PathBuf],
+    head_config: &H::Config,
+    pool: &ThreadPool,
+) -> Result<Network<H>> {
+    let engine_error = |source| engine_error(&checkpoint.name, source);
+    let (weights, encoder) = match &checkpoint.backbone {
+        Backbone::Native(config) => {
+            let weights = Weights::open(files).map_err(engine_error)?;
+            let weights = weights.with_precision(checkpoint.options.precision).with_threads(pool);
+            let encoder = config.load(&weights, &checkpoint.device).map_err(engine_error)?;
+            (Some(weights), encoder)
+        }
+        Backbone::Imported { plan, .. } => {
+            let encoder: Box<dyn TextEncoder> = Box::new(plan.load(Some(pool)).map_err(engine_error)?);
+            (None, encoder)
+        }
+    };
+    let head = H::load(head_config, checkpoint, weights.as_ref())?;
+    Ok(Network { encoder, head })
+}
+
+fn read_tokenizer(checkpoint: &Checkpoint, max_length: usize) -> Result<TextTokenizer> {
+    let Checkpoint { folder, backbone, folder_config, .. } = checkpoint;
+    let tokenizer = TextTokenizer::load(folder, folder_config, max_length)?;
+    if let Some(vocab_size) = backbone.vocab_size()
+        && tokenizer.vocab_size() > vocab_size
+    {
+        return Err(Error::UnsupportedConfig {
+            path: folder.join("tokenizer.json"),
+            key: "vocab".into(),
+            problem: format!("{} tokens, but the encoder knows only {vocab_size}", tokenizer.vocab_size()),
+        });
+    }
+    if tokenizer.max_length() <= tokenizer.special_tokens() {
+        let problem = format!("special tokens alone are {}", tokenizer.special_tokens());
+        return Err(checkpoint.invalid_option("max_length", tokenizer.max_length(), problem));
+    }
+    Ok(tokenizer)
+}
