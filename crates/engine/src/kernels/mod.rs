@@ -48,7 +48,7 @@ pub use pooling::{mean_pool, mean_pool_reference};
 pub(crate) use product::{integer_product, product, transposed};
 pub(crate) use rms_norm::rms_norm;
 pub(crate) use softmax::{log_softmax, softmax, softmax_or_zeros};
-pub use splade::{splade_max, splade_reference, splade_weights};
+pub use splade::{SpladeDecoder, SpladeOp, splade_max, splade_reference, splade_weights};
 
 use candle_core::{CpuStorage, Layout, Result, bail};
 

@@ -9,6 +9,8 @@ use crate::{Batch, Error, Result, View};
 pub struct Embeddings {
     tokens: Table,
     positions: Option<Table>,
+    /// The padding token, where positions count from behind its id.
+    padding_id: Option<u32>,
     token_types: Option<Table>,
     device: Device,
 }
@@ -36,7 +38,7 @@ impl Embeddings {
     /// When the tensor is missing or malformed.
     pub fn load(view: &View, vocab_size: usize, hidden_size: usize, device: &Device) -> Result<Self> {
         let tokens = Table::load(view, "token", "word_embeddings", vocab_size, hidden_size, device)?;
-        Ok(Self { tokens, positions: None, token_types: None, device: device.clone() })
+        Ok(Self { tokens, positions: None, padding_id: None, token_types: None, device: device.clone() })
     }
 
     /// Adds learned positions: reads `position_embeddings.weight`, `[max_positions, hidden_size]`.
@@ -49,6 +51,16 @@ impl Embeddings {
         let name = "position_embeddings";
         self.positions = Some(Table::load(view, "position", name, max_positions, hidden_size, &self.device)?);
         Ok(self)
+    }
+
+    /// Adds learned positions as RoBERTa counts them: `padding_id` itself has the position of that number, and all other
+    /// tokens of a sequence have the following ones (`create_position_ids_from_input_ids` in transformers).
+    ///
+    /// # Errors
+    ///
+    /// When the tensor is missing or malformed.
+    pub fn with_positions_behind(self, view: &View, max_positions: usize, padding_id: u32) -> Result<Self> {
+        Ok(Self { padding_id: Some(padding_id), ..self.with_positions(view, max_positions)? })
     }
 
     /// Adds token types: reads `token_type_embeddings.weight`, `[num_types, hidden_size]`.
@@ -69,7 +81,10 @@ impl Embeddings {
     ///
     /// [`Error::IdOutOfRange`] when an id, a position or a type has no row.
     pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
-        let positions: Option<Vec<u32>> = self.positions.as_ref().map(|_| batch.position_ids().collect());
+        let positions: Option<Vec<u32>> = self.positions.as_ref().map(|_| match self.padding_id {
+            Some(padding_id) => positions_behind(batch, padding_id),
+            None => batch.position_ids().collect(),
+        });
         let zeros = || vec![0; batch.total_tokens()];
         let types = self.token_types.as_ref().map(|_| batch.type_ids().map_or_else(zeros, <[u32]>::to_vec));
         let mut looked_up = vec![(&self.tokens, batch.token_ids())];
@@ -95,6 +110,22 @@ impl Embeddings {
         }
         Ok(sum.expect("there is always a token table"))
     }
+}
+
+/// Each token's position, where `padding_id` has that of its number and other tokens count from the next.
+fn positions_behind(batch: &Batch, padding_id: u32) -> Vec<u32> {
+    let mut positions = Vec::with_capacity(batch.total_tokens());
+    for rows in batch.sequences() {
+        let mut last = padding_id;
+        positions.extend(batch.token_ids()[rows].iter().map(|id| {
+            if *id == padding_id {
+                return padding_id;
+            }
+            last = last.saturating_add(1);
+            last
+        }));
+    }
+    positions
 }
 
 impl Table {
@@ -159,7 +190,13 @@ mod tests {
 
     fn embeddings() -> Embeddings {
         let (tokens, positions, types) = (table("token", 5), table("position", 3), table("token type", 2));
-        Embeddings { tokens, positions: Some(positions), token_types: Some(types), device: Device::Cpu }
+        Embeddings {
+            tokens,
+            positions: Some(positions),
+            padding_id: None,
+            token_types: Some(types),
+            device: Device::Cpu,
+        }
     }
 
     #[test]
@@ -174,6 +211,12 @@ mod tests {
         let ids = [4, 0, 1];
         let selected = embeddings().tokens.select_rows(&ids, &Device::Cpu).unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(selected, [[8., 9.], [0., 1.], [2., 3.]]);
+    }
+
+    #[test]
+    fn padding_keeps_its_position_and_does_not_count() {
+        let batch = Batch::from_sequences([[7, 1, 8].as_slice(), &[], &[1, 9]]).unwrap();
+        assert_eq!(positions_behind(&batch, 1), [2, 1, 3, 1, 2]);
     }
 
     #[track_caller]

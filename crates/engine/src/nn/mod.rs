@@ -10,6 +10,7 @@ mod embedding;
 mod linear;
 mod mlp;
 mod norm;
+mod splade;
 
 pub use crate::kernels::Activation;
 pub use attention::SelfAttention;
@@ -17,3 +18,4 @@ pub use embedding::Embeddings;
 pub use linear::{Linear, LinearConfig};
 pub use mlp::Mlp;
 pub use norm::LayerNorm;
+pub use splade::VocabularyMax;

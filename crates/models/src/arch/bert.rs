@@ -10,25 +10,25 @@ use candlewick_engine::nn::{Activation, Embeddings, LayerNorm, Linear, LinearCon
 use candlewick_engine::{Batch, Result, TextEncoder, View, Weights};
 use serde::Deserialize;
 
-use super::EncoderConfig;
+use super::{EncoderConfig, MaskedLmNames};
 use crate::Error;
 use crate::json::read_json;
 
 /// The keys of config.json that take part in the computation. Defaults are those of the original.
 #[derive(Debug, Deserialize)]
 pub(super) struct Config {
-    vocab_size: usize,
-    hidden_size: usize,
+    pub(super) vocab_size: usize,
+    pub(super) hidden_size: usize,
     num_hidden_layers: usize,
     num_attention_heads: usize,
     intermediate_size: usize,
-    max_position_embeddings: usize,
+    pub(super) max_position_embeddings: usize,
     #[serde(default = "default_hidden_act")]
     hidden_act: String,
     #[serde(default = "default_type_vocab_size")]
     type_vocab_size: usize,
     #[serde(default = "default_layer_norm_eps")]
-    layer_norm_eps: f64,
+    pub(super) layer_norm_eps: f64,
     #[serde(default = "default_position_embedding_type")]
     position_embedding_type: String,
     #[serde(default)]
@@ -38,6 +38,13 @@ pub(super) struct Config {
 impl Config {
     pub(super) fn read(path: &Path) -> crate::Result<Self> {
         let config: Config = read_json(path)?;
+        config.check(path)?;
+        Ok(config)
+    }
+
+    /// Refuses what the architecture can do and this code cannot.
+    pub(super) fn check(&self, path: &Path) -> crate::Result<()> {
+        let config = self;
         let unsupported = |key: &str, problem: String| {
             Err(Error::UnsupportedConfig { path: path.to_owned(), key: key.into(), problem })
         };
@@ -56,7 +63,12 @@ impl Config {
             let problem = format!("{heads} heads do not divide hidden_size {}", config.hidden_size);
             return unsupported("num_attention_heads", problem);
         }
-        Ok(config)
+        Ok(())
+    }
+
+    /// The activation of the feed-forward layers.
+    pub(super) fn activation(&self) -> Activation {
+        self.hidden_act.parse().expect("it was parsed when the file was read")
     }
 }
 
@@ -77,17 +89,36 @@ impl EncoderConfig for Config {
         Some(self.max_position_embeddings)
     }
 
+    fn masked_lm(&self) -> Option<MaskedLmNames> {
+        Some(MaskedLmNames {
+            transform: "cls.predictions.transform.dense",
+            activation: self.activation(),
+            norm: "cls.predictions.transform.LayerNorm",
+            norm_eps: self.layer_norm_eps,
+            decoder: &["cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"],
+            bias: &["cls.predictions.bias", "cls.predictions.decoder.bias"],
+        })
+    }
+
+    fn classifier(&self) -> Option<Vec<(&'static str, Option<Activation>)>> {
+        Some(vec![("bert.pooler.dense", Some(Activation::Tanh)), ("classifier", None)])
+    }
+
     fn load(&self, weights: &Weights, device: &Device) -> Result<Box<dyn TextEncoder>> {
         // Checkpoints of a model with a head keep the encoder below `bert.`.
         let root = weights.root();
         let is_nested = weights.contains("bert.embeddings.word_embeddings.weight");
-        let encoder = Bert::load(&if is_nested { root.pp("bert") } else { root }, self, device)?;
-        Ok(Box::new(encoder))
+        let view = if is_nested { root.pp("bert") } else { root };
+        let below = view.pp("embeddings");
+        let embeddings = Embeddings::load(&below, self.vocab_size, self.hidden_size, device)?
+            .with_positions(&below, self.max_position_embeddings)?;
+        Ok(Box::new(Bert::load(&view, embeddings, self, device)?))
     }
 }
 
+/// The encoder, without what tells positions: that is where its descendants differ.
 #[derive(Debug)]
-struct Bert {
+pub(super) struct Bert {
     embeddings: Embeddings,
     embeddings_norm: LayerNorm,
     layers: Vec<Layer>,
@@ -95,11 +126,15 @@ struct Bert {
 }
 
 impl Bert {
-    fn load(view: &View, config: &Config, device: &Device) -> Result<Self> {
+    /// `embeddings` are of tokens and positions.
+    pub(super) fn load(
+        view: &View,
+        embeddings: Embeddings,
+        config: &Config,
+        device: &Device,
+    ) -> Result<Self> {
         let below = view.pp("embeddings");
-        let embeddings = Embeddings::load(&below, config.vocab_size, config.hidden_size, device)?
-            .with_positions(&below, config.max_position_embeddings)?
-            .with_token_types(&below, config.type_vocab_size)?;
+        let embeddings = embeddings.with_token_types(&below, config.type_vocab_size)?;
         let norm = below.pp("LayerNorm");
         let embeddings_norm = LayerNorm::load(&norm, config.hidden_size, config.layer_norm_eps, device)?;
         // A buffer that counts from 0, which older versions saved.
@@ -145,7 +180,7 @@ impl Layer {
         let qkv = ["query", "key", "value"].map(|name| attention.pp("self").pp(name));
         let output = attention.pp("output");
         let mut up = LinearConfig::new(hidden_size, intermediate_size);
-        up.activation = Some(config.hidden_act.parse()?);
+        up.activation = Some(config.activation());
         let down = LinearConfig::new(intermediate_size, hidden_size);
         Ok(Self {
             attention: SelfAttention::load(

@@ -5,7 +5,7 @@ use candlewick_engine::nn::{Linear, LinearConfig};
 use candlewick_engine::{Batch, Pooling, Weights, pooling};
 
 use crate::checkpoint::{Checkpoint, engine_error};
-use crate::folder::Projection;
+use crate::folder::{DenseModules, Projection};
 use crate::text_model::Head;
 use crate::{Error, Result};
 
@@ -15,6 +15,7 @@ pub(crate) struct DenseConfig {
     /// `None` where the encoder gives one row per text already.
     pooling: Option<Pooling>,
     normalize: bool,
+    projections: Vec<Projection>,
     /// How many components are kept, where the caller wants fewer.
     truncated: Option<usize>,
     full_dim: usize,
@@ -36,16 +37,16 @@ impl DenseConfig {
     ///
     /// When they contradict each other or the encoder.
     pub(crate) fn new(checkpoint: &Checkpoint) -> Result<Self> {
-        let Checkpoint { backbone, folder_config, spec, options, .. } = checkpoint;
-        let spec = spec.as_ref();
+        let Checkpoint { folder, backbone, folder_config, spec, options, .. } = checkpoint;
+        let (spec, modules) = (spec.as_ref(), DenseModules::read(folder, folder_config)?);
         if let Some(pooling) = options.pooling.filter(|_| backbone.is_pooled()) {
             let problem = "the graph gives one vector for each text already";
             return Err(checkpoint.invalid_option("pooling", pooling, problem));
         }
-        let pooling = options.pooling.or(spec.and_then(|spec| spec.pooling)).or(folder_config.pooling);
+        let pooling = options.pooling.or(spec.and_then(|spec| spec.pooling)).or(modules.pooling);
         let normalize =
-            options.normalize.or(spec.and_then(|spec| spec.normalize)).or(folder_config.normalize);
-        let full_dim = check_projections(checkpoint)?;
+            options.normalize.or(spec.and_then(|spec| spec.normalize)).or(modules.normalize);
+        let full_dim = check_projections(checkpoint, &modules.projections)?;
         checkpoint.check_fact("dim", spec.and_then(|spec| spec.dim), full_dim)?;
         if let Some(dim) = options.dim.filter(|dim| *dim == 0 || *dim > full_dim) {
             let problem = format!("the model's embeddings have {full_dim} dimensions");
@@ -55,6 +56,7 @@ impl DenseConfig {
             // sentence-transformers' own defaults for a folder that does not say.
             pooling: (!backbone.is_pooled()).then(|| pooling.unwrap_or(Pooling::Mean)),
             normalize: normalize.unwrap_or(false),
+            projections: modules.projections,
             truncated: options.dim,
             full_dim,
         })
@@ -71,7 +73,7 @@ impl Head for DenseHead {
     type Config = DenseConfig;
 
     fn load(config: &DenseConfig, checkpoint: &Checkpoint, _: Option<&Weights>) -> Result<Self> {
-        let projections = load_projections(&checkpoint.folder_config.projections, &checkpoint.device)
+        let projections = load_projections(&config.projections, &checkpoint.device)
             .map_err(|source| engine_error(&checkpoint.name, source))?;
         let DenseConfig { pooling, normalize, truncated, .. } = *config;
         Ok(Self { pooling, projections, dim: truncated, normalize })
@@ -116,9 +118,9 @@ fn load_projections(projections: &[Projection], device: &Device) -> candlewick_e
 }
 
 /// Checks that each projection takes what the one before it gives; returns the last one's width.
-fn check_projections(checkpoint: &Checkpoint) -> Result<usize> {
+fn check_projections(checkpoint: &Checkpoint, projections: &[Projection]) -> Result<usize> {
     let mut width = checkpoint.backbone.hidden_size();
-    for projection in &checkpoint.folder_config.projections {
+    for projection in projections {
         if projection.in_features != width {
             return Err(Error::UnsupportedConfig {
                 path: checkpoint.folder.join("modules.json"),

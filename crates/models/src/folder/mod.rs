@@ -1,41 +1,50 @@
 //! What a model's folder says about itself, in the files that sentence-transformers writes.
 //!
-//! `modules.json` lists what follows the encoder: pooling, projections, normalisation. Both the classic form
-//! and that of sentence-transformers 6 are read; they differ in type paths and in how pooling is spelled. A
-//! module or a setting that is not understood is an error, because skipping it would change the embedding.
+//! `modules.json` lists what follows the encoder; what its entries mean is for each kind of model to say. A module or
+//! a setting that is not understood is an error, because skipping it would change the results.
+
+mod dense;
 
 use std::path::{Component, Path, PathBuf};
 
-use candlewick_engine::Pooling;
-use candlewick_engine::nn::Activation;
 use serde::Deserialize;
-use serde_json::Value;
 
-use crate::json::{file_missing, read_json, read_json_if_there};
+pub(crate) use self::dense::{DenseModules, Projection};
+use crate::json::read_json_if_there;
 use crate::registry::Prompts;
 use crate::{Error, Result};
 
 /// The facts of a model's folder; what the folder does not state is `None`.
 #[derive(Debug, Default)]
 pub(crate) struct FolderConfig {
-    pub(crate) pooling: Option<Pooling>,
-    /// Known as soon as there is a modules.json: a list without `Normalize` means no.
-    pub(crate) normalize: Option<bool>,
-    pub(crate) projections: Vec<Projection>,
+    /// What modules.json lists.
+    pub(crate) modules: Option<Vec<Module>>,
     pub(crate) prompts: Prompts,
     pub(crate) max_length: Option<usize>,
     pub(crate) lowercase: bool,
     pub(crate) truncate_left: bool,
 }
 
-/// A `Dense` module: a linear layer on pooled vectors.
+/// An entry of modules.json.
 #[derive(Debug)]
-pub(crate) struct Projection {
-    pub(crate) in_features: usize,
-    pub(crate) out_features: usize,
-    pub(crate) bias: bool,
-    pub(crate) activation: Option<Activation>,
-    pub(crate) weights: PathBuf,
+pub(crate) struct Module {
+    /// The Python class, with its path.
+    class: String,
+    /// The folder of its files.
+    pub(crate) folder: PathBuf,
+}
+
+impl Module {
+    /// The Python class without its path: paths differ between versions.
+    pub(crate) fn name(&self) -> &str {
+        self.class.rsplit('.').next().unwrap_or_default()
+    }
+
+    /// The error for a module that has no place where it is.
+    pub(crate) fn unsupported(&self, folder: &Path, index: usize) -> Error {
+        let problem = format!("module `{}` at place {index} is not supported", self.class);
+        unsupported(&folder.join("modules.json"), "type", problem)
+    }
 }
 
 impl FolderConfig {
@@ -110,34 +119,22 @@ impl FolderConfig {
 
     fn read_modules(&mut self, folder: &Path) -> Result<()> {
         #[derive(Deserialize)]
-        struct Module {
+        struct Entry {
             path: String,
             r#type: String,
         }
         let path = folder.join("modules.json");
-        let Some(modules) = read_json_if_there::<Vec<Module>>(&path)? else {
+        let Some(modules) = read_json_if_there::<Vec<Entry>>(&path)? else {
             return Ok(());
         };
-        let mut normalize = false;
-        for (index, module) in modules.iter().enumerate() {
-            if !Path::new(&module.path).components().all(|part| matches!(part, Component::Normal(_))) {
+        let read = |module: Entry| {
+            let inside = Path::new(&module.path).components().all(|part| matches!(part, Component::Normal(_)));
+            if !inside {
                 return Err(unsupported(&path, "path", format!("`{}` leaves the folder", module.path)));
             }
-            let subfolder = folder.join(&module.path);
-            match module.r#type.rsplit('.').next().unwrap_or_default() {
-                "Transformer" if index == 0 => {}
-                "Pooling" if index == 1 => self.pooling = Some(read_pooling(&subfolder.join("config.json"))?),
-                "Dense" if self.pooling.is_some() && !normalize => {
-                    self.projections.push(read_projection(&subfolder)?);
-                }
-                "Normalize" if self.pooling.is_some() => normalize = true,
-                _ => {
-                    let problem = format!("module `{}` at place {index} is not supported", module.r#type);
-                    return Err(unsupported(&path, "type", problem));
-                }
-            }
-        }
-        self.normalize = Some(normalize);
+            Ok(Module { folder: folder.join(&module.path), class: module.r#type })
+        };
+        self.modules = Some(modules.into_iter().map(read).collect::<Result<_>>()?);
         Ok(())
     }
 }
@@ -146,84 +143,9 @@ fn unsupported(path: &Path, key: &str, problem: String) -> Error {
     Error::UnsupportedConfig { path: path.to_owned(), key: key.into(), problem }
 }
 
-/// Either `pooling_mode`, a name or a list of names, or one boolean per mode.
-fn read_pooling(path: &Path) -> Result<Pooling> {
-    let config: serde_json::Map<String, Value> = read_json(path)?;
-    if config.get("include_prompt") == Some(&Value::Bool(false)) {
-        return Err(unsupported(
-            path,
-            "include_prompt",
-            "pooling without the prompt is not supported".into(),
-        ));
-    }
-    let modes: Vec<String> = match config.get("pooling_mode") {
-        Some(Value::String(mode)) => vec![mode.clone()],
-        Some(Value::Array(modes)) => modes.iter().map(|mode| mode.as_str().unwrap_or("?").into()).collect(),
-        Some(other) => return Err(unsupported(path, "pooling_mode", format!("{other} is not a name"))),
-        None => config
-            .iter()
-            .filter(|(_, value)| **value == Value::Bool(true))
-            .filter_map(|(key, _)| Some(key.strip_prefix("pooling_mode_")?.to_owned()))
-            .collect(),
-    };
-    match modes.as_slice() {
-        [] => Ok(Pooling::Mean),
-        [mode] => match mode.as_str() {
-            "cls" | "cls_token" => Ok(Pooling::Cls),
-            "mean" | "mean_tokens" => Ok(Pooling::Mean),
-            "lasttoken" => Ok(Pooling::LastToken),
-            other => Err(unsupported(path, "pooling_mode", format!("`{other}` is not supported"))),
-        },
-        several => {
-            let problem = format!("a concatenation of {} is not supported", several.join(", "));
-            Err(unsupported(path, "pooling_mode", problem))
-        }
-    }
-}
-
-fn read_projection(folder: &Path) -> Result<Projection> {
-    #[derive(Deserialize)]
-    struct Config {
-        in_features: usize,
-        out_features: usize,
-        #[serde(default = "yes")]
-        bias: bool,
-        #[serde(default = "tanh")]
-        activation_function: String,
-        #[serde(default)]
-        use_residual: bool,
-    }
-    fn yes() -> bool {
-        true
-    }
-    // The default of sentence-transformers' Dense.
-    fn tanh() -> String {
-        "torch.nn.modules.activation.Tanh".into()
-    }
-    let path = folder.join("config.json");
-    let config: Config = read_json(&path)?;
-    if config.use_residual {
-        return Err(unsupported(&path, "use_residual", "a residual around Dense is not supported".into()));
-    }
-    let activation = match config.activation_function.rsplit('.').next().unwrap_or_default() {
-        "Identity" => None,
-        "Tanh" => Some(Activation::Tanh),
-        "ReLU" => Some(Activation::Relu),
-        "GELU" => Some(Activation::GeluErf),
-        other => {
-            return Err(unsupported(&path, "activation_function", format!("`{other}` is not supported")));
-        }
-    };
-    let weights = folder.join("model.safetensors");
-    if !weights.is_file() {
-        return Err(file_missing(&weights));
-    }
-    let Config { in_features, out_features, bias, .. } = config;
-    Ok(Projection { in_features, out_features, bias, activation, weights })
-}
-
 #[cfg(test)]
 mod tests {
+    use candlewick_engine::Pooling;
     use tempfile::TempDir;
 
     use super::*;
@@ -241,7 +163,9 @@ mod tests {
     #[track_caller]
     fn check_error(files: &[(&str, &str)], expected: &[&str]) {
         let folder = folder(files);
-        let error = FolderConfig::read(folder.path()).expect_err("must be refused").to_string();
+        let read = FolderConfig::read(folder.path());
+        let modules = read.and_then(|config| DenseModules::read(folder.path(), &config));
+        let error = modules.expect_err("must be refused").to_string();
         for expected in expected {
             assert!(error.contains(expected), "{error}");
         }
@@ -253,7 +177,7 @@ mod tests {
     #[test]
     fn an_empty_folder_states_nothing() {
         let config = FolderConfig::read(folder(&[]).path()).unwrap();
-        assert!(config.pooling.is_none() && config.normalize.is_none() && config.max_length.is_none());
+        assert!(config.modules.is_none() && config.max_length.is_none());
     }
 
     #[test]
@@ -272,7 +196,9 @@ mod tests {
     fn both_spellings_of_pooling() {
         let pooling = |config: &str| {
             let files = [("modules.json", MODULES), ("1_Pooling/config.json", config)];
-            FolderConfig::read(folder(&files).path()).unwrap().pooling
+            let folder = folder(&files);
+            let config = FolderConfig::read(folder.path()).unwrap();
+            DenseModules::read(folder.path(), &config).unwrap().pooling
         };
         assert_eq!(pooling(r#"{"pooling_mode": "cls"}"#), Some(Pooling::Cls));
         assert_eq!(pooling(r#"{"pooling_mode": ["lasttoken"]}"#), Some(Pooling::LastToken));
