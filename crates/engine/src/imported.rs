@@ -11,6 +11,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 
 use crate::graph::{Array, DataType, Dim, Graph, Problem, Session, ValueId};
+use crate::onnx::OnnxModel;
 use crate::packing::{self, OutputLayout, Roles};
 use crate::{Batch, Error, Precision, Result, TextEncoder, ThreadPool, onnx, passes};
 
@@ -98,20 +99,29 @@ const MIXING: &[&str] =
     &["DynamicQuantizeLinear", "DynamicQuantizeMatMul", "QAttention", "QEmbedLayerNormalization"];
 
 impl ImportPlan {
-    /// Reads a file's graph and decides how it will run.
+    /// [`onnx::read`], then [`ImportPlan::new`].
     ///
     /// # Errors
     ///
-    /// When the file cannot be read or holds what is not supported, or is no text encoder: an integer input `input_ids`
-    /// and others that are known, an output with a row of numbers for each token or each text.
+    /// As those.
     pub fn read(path: &Path, options: &ImportOptions) -> Result<Self> {
+        Self::new(onnx::read(path)?, options)
+    }
+
+    /// Decides how a file's graph will run.
+    ///
+    /// # Errors
+    ///
+    /// When it is no text encoder: an integer input `input_ids` and others that are known, an output with a row of
+    /// numbers for each token or each text.
+    pub fn new(model: OnnxModel, options: &ImportOptions) -> Result<Self> {
+        let OnnxModel { path, mut graph, .. } = model;
         let invalid =
-            |place: String, problem: Problem| Error::InvalidOnnx { path: path.to_owned(), place, problem };
+            |place: String, problem: Problem| Error::InvalidOnnx { path: path.clone(), place, problem };
         let words = |(place, problem): (String, String)| invalid(place, Problem::new(problem));
-        let mut graph = onnx::read(path)?.graph;
         let roles = roles(&graph).map_err(words)?;
         packing::declare(&mut graph, &roles).map_err(|problem| invalid("inputs".to_owned(), problem))?;
-        let in_file = |error| in_file(path, error);
+        let in_file = |error| in_file(&path, error);
         passes::fuse(&mut graph, options.precision, options.int8).map_err(in_file)?;
         let output = choose_output(&graph, options.output.as_deref()).map_err(words)?;
         graph.outputs = vec![output.value];
