@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use candlewick_engine::{Pooling, TextEncoder, ThreadPool};
+use candlewick_engine::{Pooling, ThreadPool};
 use serde::Deserialize;
 
-use crate::backbone::Backbone;
+use crate::backbone::{Backbone, Encoders};
 use crate::folder::FolderConfig;
 use crate::head::DenseHead;
 use crate::json::{file_missing, read_json};
@@ -28,7 +28,7 @@ pub(crate) struct Checkpoint {
 
 /// The part of a model that holds weights.
 pub(crate) struct Network {
-    pub(crate) encoder: Box<dyn TextEncoder>,
+    pub(crate) encoders: Encoders,
     pub(crate) head: DenseHead,
 }
 
@@ -36,7 +36,8 @@ impl Checkpoint {
     /// Reads `weights`, the files of the checkpoint, with the threads of `pool`.
     pub(crate) fn read(&self, weights: &[PathBuf], pool: &ThreadPool) -> Result<Network> {
         let engine_error = |source| engine_error(&self.name, source);
-        let encoder = self.backbone.load(weights, &self.options, pool, &self.device).map_err(engine_error)?;
+        let encoders =
+            self.backbone.load(weights, &self.options, pool, &self.device).map_err(engine_error)?;
         let projections = DenseHead::load_projections(&self.folder_config.projections, &self.device);
         let (options, spec) = (&self.options, self.spec.as_ref());
         let pooling = options.pooling.or(spec.and_then(|spec| spec.pooling)).or(self.folder_config.pooling);
@@ -49,7 +50,7 @@ impl Checkpoint {
             projections: projections.map_err(engine_error)?,
             dim: options.dim,
         };
-        Ok(Network { encoder, head })
+        Ok(Network { encoders, head })
     }
 
     /// The file or files of the checkpoint.

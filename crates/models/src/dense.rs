@@ -19,7 +19,8 @@ use crate::{Error, LoadOptions, Result, source};
 /// The vector of one text.
 pub type Embedding = Vec<f32>;
 
-/// What a text is to a search: decides which of the model's prompts is put before it.
+/// What a text is to a search: decides which of the model's prompts is put before it, and what a graph is given that has
+/// an input for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TextRole {
@@ -132,7 +133,7 @@ impl DenseModel {
         }
         let network = self.network()?;
         let head = |states: &_, batch: &_| network.head.forward(states, batch);
-        self.pipeline().run(texts, self.prompt(role), network.encoder.as_ref(), head)
+        self.pipeline().run(texts, self.prompt(role), network.encoders.get(role).as_ref(), head)
     }
 
     /// One embedding per sequence of token ids, in input order: [`embed`](Self::embed) for callers that have
@@ -146,7 +147,7 @@ impl DenseModel {
         let network = self.network()?;
         let head = |states: &_, batch: &_| network.head.forward(states, batch);
         let sequences: Vec<_> = sequences.iter().map(|sequence| (sequence.as_ref(), None)).collect();
-        self.pipeline().run_sequences(&sequences, 0, network.encoder.as_ref(), &head)
+        self.pipeline().run_sequences(&sequences, 0, network.encoders.get(TextRole::Plain).as_ref(), &head)
     }
 
     /// Number of tokens of all `texts` together, special tokens included, after truncation. Needs no weights.
@@ -171,13 +172,13 @@ impl DenseModel {
         .map_err(|source| engine_error(&self.checkpoint.name, source))
     }
 
-    /// The encoder, for those who want hidden states. Reads the weights if they have not been yet.
+    /// The encoder of plain texts, for those who want hidden states. Reads the weights if they have not been yet.
     ///
     /// # Errors
     ///
     /// When the weights cannot be read.
     pub fn encoder(&self) -> Result<&dyn TextEncoder> {
-        Ok(self.network()?.encoder.as_ref())
+        Ok(self.network()?.encoders.get(TextRole::Plain).as_ref())
     }
 
     fn prompt(&self, role: TextRole) -> &str {

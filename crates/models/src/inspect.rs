@@ -121,6 +121,7 @@ pub fn inspect(path: &Path, options: &LoadOptions) -> Result<Inspection> {
 fn encoder(model: OnnxModel, options: &LoadOptions) -> EncoderInspection {
     let mut import = ImportOptions::default();
     import.output.clone_from(&options.output);
+    import.inputs.clone_from(&options.inputs);
     import.precision = options.precision;
     import.int8 = options.int8;
     match ImportPlan::new(model, &import) {
