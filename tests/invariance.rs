@@ -1,11 +1,11 @@
 //! A text's embedding depends on the text alone, down to the bits: not on its batch mates, their order, the token
-//! budget or the number of threads, in every precision.
+//! budget or the number of threads, in every precision, whether an architecture or a graph computes it.
 
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::sync::LazyLock;
 
-use candlewick::{Embedding, LoadOptions, Precision, TextEmbedding};
+use candlewick::{Embedding, EncoderInspection, LoadOptions, Precision, TextEmbedding};
 use candlewick_models::{DenseModel, TextRole};
 use proptest::prelude::*;
 
@@ -53,8 +53,61 @@ static FIXTURES: LazyLock<Vec<(Precision, Models)>> = LazyLock::new(|| {
     };
     let names = ["bert-mean", "bert-cls-tanh", "bert-last-odd"];
     let pairs = names.into_iter().flat_map(|name| Precision::ALL.map(|precision| (name, precision)));
-    pairs.map(|(name, precision)| (precision, load(name, precision))).collect()
+    let graphs = GRAPHS.iter().map(|graph| (graph.precision, graph.load()));
+    pairs.map(|(name, precision)| (precision, load(name, precision))).chain(graphs).collect()
 });
+
+/// An ONNX file of a text encoder.
+struct GraphFile {
+    path: &'static str,
+    precision: Precision,
+    is_packed: bool,
+}
+
+const fn packed(path: &'static str, precision: Precision) -> GraphFile {
+    GraphFile { path, precision, is_packed: true }
+}
+
+const GRAPHS: [GraphFile; 8] = [
+    packed("bert/plain-17.onnx", Precision::F32),
+    packed("bert/plain-17.onnx", Precision::Bf16),
+    packed("bert/optimized.onnx", Precision::F32),
+    // With a scale for each token.
+    packed("bert/quantized.onnx", Precision::F32),
+    packed("modernbert/plain-17.onnx", Precision::F32),
+    packed("bert-mean-pooled/plain-17.onnx", Precision::F32),
+    packed("jina-embeddings-v3-tasks/plain-17.onnx", Precision::F32),
+    GraphFile { path: "qwen3/plain-17.onnx", precision: Precision::F32, is_packed: false },
+];
+
+impl GraphFile {
+    fn load(&self) -> Models {
+        let folder = xtask::root().join("tests/fixtures/onnx");
+        let file = folder.join(self.path);
+        let options = |options: LoadOptions| {
+            // Not every graph says how many positions it has.
+            let options = options.weights(file.clone()).max_length(36);
+            if self.path.contains("-tasks/") { options.input("task_id", 2.0) } else { options }
+        };
+        let inspection = candlewick::inspect(&file, &options(LoadOptions::new())).unwrap();
+        let EncoderInspection::Runs { unpacked_because, .. } = inspection.encoder else {
+            panic!("{inspection:?}");
+        };
+        assert_eq!(unpacked_because.is_none(), self.is_packed, "{}: {unpacked_because:?}", self.path);
+        let load = |given| TextEmbedding::from_folder_with(&folder, options(given)).unwrap();
+        Models::load(load, self.precision)
+    }
+}
+
+#[test]
+fn graphs_give_equal_bits_too() {
+    let words = ["wax and wick", "a flame", "", "candle", "tallow 0123 and beeswax are what it is made of"];
+    let texts: Vec<String> = (0..40).map(|index| words[index % 5].repeat(1 + index / 7)).collect();
+    for graph in &GRAPHS {
+        let differing = graph.load().differing(&texts);
+        assert!(differing.is_empty(), "{} {}: {differing:?}", graph.path, graph.precision);
+    }
+}
 
 fn texts() -> impl Strategy<Value = Vec<String>> {
     let words = prop::collection::vec("[a-z0-9,.]{1,8}|[α-ω]{1,4}|[中国人口手]", 0..90);
@@ -62,7 +115,7 @@ fn texts() -> impl Strategy<Value = Vec<String>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(72))]
 
     #[test]
     fn neighbours_order_and_threads_change_nothing(

@@ -1,6 +1,6 @@
 //! What is computed: against the original implementation's embeddings, under each option.
 
-use crate::support::{assert_close, embed, jsonl, length, reference, run, run_with};
+use crate::support::{assert_close, candlewick, embed, fixture, jsonl, length, reference, run, run_with};
 
 const TOLERANCE: f32 = 1e-5;
 
@@ -23,6 +23,25 @@ fn prompts_are_put_before_texts_when_asked_for() {
     check_reference("bert-prompts", &[], "embeddings");
     check_reference("bert-prompts", &["--query"], "query_embeddings");
     check_reference("bert-prompts", &["--passage"], "document_embeddings");
+}
+
+#[test]
+fn graphs_are_given_numbers() {
+    const GRAPH: [&str; 2] = ["--weights", "jina-embeddings-v3-tasks/plain-17.onnx"];
+    let of_task = |flags: &[&str]| run(&mut embed("onnx", &[&GRAPH, flags, &["wax"]].concat()));
+    let first = of_task(&["--graph-input", "task_id=0"]).embeddings();
+    assert_ne!(first, of_task(&["--graph-input", "task_id=1"]).embeddings());
+    assert_eq!(first, of_task(&["--graph-input", "task_id=0", "--query"]).embeddings());
+    of_task(&[]).fails(1, &["input `task_id`", "--graph-input task_id=VALUE"]);
+    of_task(&["--graph-input", "tusk=1"]).fails(1, &["input `tusk`", "only `task_id`"]);
+
+    let path = format!("{}/{}", fixture("onnx"), GRAPH[1]);
+    let inspect = |flags: &[&str]| {
+        let args = [&["inspect", path.as_str()], flags].concat();
+        String::from_utf8(run(&mut candlewick(args)).ok()).unwrap()
+    };
+    assert!(inspect(&[]).contains("cannot run as a text encoder"), "its number is missing");
+    assert!(inspect(&["--graph-input", "task_id=0"]).contains("packed: nothing is computed for padding"));
 }
 
 #[test]

@@ -33,6 +33,9 @@ fn wrong_command_lines() {
     check(&["embed", "--device", "gpu", "a"], &["unknown device `gpu`"]);
     check(&["embed", "--precision", "f8", "a"], &["'f8'"]);
     check(&["embed", "--format", "csv", "a"], &["'csv'", "jsonl, npy"]);
+    check(&["embed", "--graph-input", "task_id", "a"], &["--graph-input", "expected NAME=VALUE"]);
+    check(&["embed", "--graph-input", "task_id=query", "a"], &["`query` is no number"]);
+    check(&["inspect", "--graph-input", "=1", "m.onnx"], &["the name is missing"]);
     check(&["pull"], &["<ID>"]);
     check(&["models", "--kind", "dance"], &["'dance'"]);
     check(&["embed", "--model-dir", "d", "--kind", "sparse", "a"], &["only dense models can be run"]);

@@ -24,9 +24,9 @@ mod text_embedding;
 pub use candlewick_engine::{DeviceChoice, Error as EngineError, Int8Scales, Pooling, Precision, ThreadPool};
 pub use candlewick_models::source::{Progress, ProgressFn};
 pub use candlewick_models::{
-    Attempt, Embedding, EncoderInspection, Error, Inspection, Kind, LoadOptions, Missing, ModelSpec,
-    OnnxDialect, Prompts, ReferenceFigures, ReferenceImage, Registry, Result, SourceSpec, State, ValueType,
-    WeightsFormat, WeightsSize, WeightsSpec, inspect,
+    Attempt, Embedding, EncoderInspection, Error, InputSpec, Inspection, Kind, LoadOptions, Missing,
+    ModelSpec, OnnxDialect, Prompts, ReferenceFigures, ReferenceImage, Registry, Result, SourceSpec, State,
+    ValueType, WeightsFormat, WeightsSize, WeightsSpec, inspect,
 };
 pub use text_embedding::{EmbedIter, TextEmbedding};
 

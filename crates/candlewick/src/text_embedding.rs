@@ -100,7 +100,8 @@ impl TextEmbedding {
         self.model.embed(texts, TextRole::Plain)
     }
 
-    /// The same for texts that are searched for: the model's query prompt is put before each, if it has one.
+    /// The same for texts that are searched for: the model's query prompt is put before each, if it has one,
+    /// and a graph that selects an adapter takes the one for queries.
     ///
     /// # Errors
     ///
@@ -109,7 +110,8 @@ impl TextEmbedding {
         self.model.embed(queries, TextRole::Query)
     }
 
-    /// The same for texts that are searched in: the model's passage prompt is put before each, if it has one.
+    /// The same for texts that are searched in: the model's passage prompt is put before each, if it has one,
+    /// and a graph that selects an adapter takes the one for passages.
     ///
     /// # Errors
     ///

@@ -4,6 +4,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use anyhow::Context;
 use candlewick::{DeviceChoice, Int8Scales, Pooling, Precision};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
@@ -112,6 +113,10 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) output_name: Option<String>,
 
+    /// Give an input of an ONNX file that is a single number this value; once for each [default: the model's]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_input)]
+    pub(crate) graph_input: Vec<(String, f64)>,
+
     /// Keep only the first N components, for models that are trained for it
     #[arg(long, value_name = "N")]
     pub(crate) dim: Option<NonZeroUsize>,
@@ -166,6 +171,10 @@ pub(crate) struct InspectArgs {
     /// An ONNX file, or a folder with one
     #[arg(value_name = "FILE|DIR")]
     pub(crate) path: PathBuf,
+
+    /// Give an input that is a single number this value; once for each
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_input)]
+    pub(crate) graph_input: Vec<(String, f64)>,
 
     /// How 8-bit integers would run that were quantised dynamically: per-token or exact
     #[arg(long, value_name = "MODE", default_value = "per-token")]
@@ -222,6 +231,13 @@ pub(crate) enum KindArg {
     Image,
     Multimodal,
     CrossEncoder,
+}
+
+fn parse_input(text: &str) -> anyhow::Result<(String, f64)> {
+    let (name, value) = text.split_once('=').context("expected NAME=VALUE")?;
+    let value = value.parse().with_context(|| format!("`{value}` is no number"))?;
+    anyhow::ensure!(!name.is_empty(), "the name is missing");
+    Ok((name.to_owned(), value))
 }
 
 fn parse_pooling(name: &str) -> anyhow::Result<Pooling> {

@@ -74,6 +74,7 @@ fn computation(mut options: LoadOptions, model: &ModelArgs, compute: &ComputeArg
     options.max_length = model.max_length.map(Into::into);
     options.dim = model.dim.map(Into::into);
     options.output.clone_from(&model.output_name);
+    options.inputs = model.graph_input.iter().cloned().collect();
     options.batch_tokens = batch_tokens.map(Into::into);
     options.threads = threads.map(Into::into);
     options.device(*device).precision(*precision).int8(*int8)

@@ -11,7 +11,8 @@ use crate::output::to_stdout;
 
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     let path = find(args)?;
-    let options = LoadOptions::new().int8(args.int8);
+    let mut options = LoadOptions::new().int8(args.int8);
+    options.inputs = args.graph_input.iter().cloned().collect();
     let inspection = candlewick::inspect(&path, &options)?;
     let text = match args.json {
         true => serde_json::to_string_pretty(&inspection)? + "\n",

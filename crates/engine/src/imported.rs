@@ -5,12 +5,17 @@
 //! kernels. A graph that cannot be proven runs as it is, on sequences of equal length together, so that there is no
 //! padding either; [`ImportPlan::unpacked_because`] says why.
 
+mod scalars;
+
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
+use self::scalars::{ScalarInput, ScalarPlan, Scalars};
 use crate::graph::{Array, DataType, Dim, Graph, Problem, Session, ValueId};
+use crate::onnx::OnnxModel;
 use crate::packing::{self, OutputLayout, Roles};
 use crate::{Batch, Error, Precision, Result, TextEncoder, ThreadPool, onnx, passes};
 
@@ -20,16 +25,20 @@ pub struct ImportPlan {
     hidden_size: usize,
     is_pooled: bool,
     graph: Graph,
+    scalars: ScalarPlan,
     /// `None` for a graph that runs packed.
     padded: Option<Padded>,
 }
 
-/// A text encoder from an ONNX file.
-#[derive(Debug)]
+/// A text encoder from an ONNX file. Clones share the weights.
+#[derive(Clone, Debug)]
 pub struct ImportedEncoder {
     hidden_size: usize,
     is_pooled: bool,
-    session: Session,
+    session: Arc<Session>,
+    scalars: Arc<Scalars>,
+    /// What the session gets besides texts.
+    given: Arc<Vec<(String, Array)>>,
     padded: Option<Padded>,
 }
 
@@ -39,6 +48,9 @@ pub struct ImportedEncoder {
 pub struct ImportOptions {
     /// Which output to take; by default the first with a row of numbers for each token, or else for each text.
     pub output: Option<String>,
+    /// Values of inputs that are a single number, by name; a graph that has such inputs needs all of them. What is no
+    /// value of an input's type is refused.
+    pub inputs: BTreeMap<String, f64>,
     /// What the linear layers compute in, where the file does not hold integers.
     pub precision: Precision,
     /// How a file with 8-bit integers runs that was quantised dynamically.
@@ -98,35 +110,58 @@ const MIXING: &[&str] =
     &["DynamicQuantizeLinear", "DynamicQuantizeMatMul", "QAttention", "QEmbedLayerNormalization"];
 
 impl ImportPlan {
-    /// Reads a file's graph and decides how it will run.
+    /// [`onnx::read`], then [`ImportPlan::new`].
     ///
     /// # Errors
     ///
-    /// When the file cannot be read or holds what is not supported, or is no text encoder: an integer input `input_ids`
-    /// and others that are known, an output with a row of numbers for each token or each text.
+    /// As those.
     pub fn read(path: &Path, options: &ImportOptions) -> Result<Self> {
+        Self::new(onnx::read(path)?, options)
+    }
+
+    /// Decides how a file's graph will run.
+    ///
+    /// # Errors
+    ///
+    /// When it is no text encoder: an integer input `input_ids` and others that are known or a single number, an output
+    /// with a row of numbers for each token or each text. When the value of such a number is missing, or is given to an
+    /// input that there is not.
+    pub fn new(model: OnnxModel, options: &ImportOptions) -> Result<Self> {
+        let OnnxModel { path, mut graph, .. } = model;
         let invalid =
-            |place: String, problem: Problem| Error::InvalidOnnx { path: path.to_owned(), place, problem };
+            |place: String, problem: Problem| Error::InvalidOnnx { path: path.clone(), place, problem };
         let words = |(place, problem): (String, String)| invalid(place, Problem::new(problem));
-        let mut graph = onnx::read(path)?.graph;
-        let roles = roles(&graph).map_err(words)?;
+        let (roles, scalars) = roles(&graph).map_err(words)?;
         packing::declare(&mut graph, &roles).map_err(|problem| invalid("inputs".to_owned(), problem))?;
-        let in_file = |error| in_file(path, error);
+        let in_file = |error| in_file(&path, error);
         passes::fuse(&mut graph, options.precision, options.int8).map_err(in_file)?;
         let output = choose_output(&graph, options.output.as_deref()).map_err(words)?;
         graph.outputs = vec![output.value];
+        crate::graph::passes::remove_dead_nodes(&mut graph);
+        let input = |(name, problem)| words((format!("input `{name}`"), problem));
+        let scalars = ScalarPlan::split(&mut graph, scalars, &options.inputs).map_err(input)?;
         let hidden_size = output.size;
         match packing::pack(&graph, &roles, output.value, options.precision) {
             Ok((graph, layout)) => {
                 let is_pooled = layout == OutputLayout::Sequences;
-                Ok(Self { hidden_size, is_pooled, graph, padded: None })
+                Ok(Self { hidden_size, is_pooled, graph, scalars, padded: None })
             }
             Err(reason) => {
                 let one_by_one = graph.nodes.iter().any(|node| MIXING.contains(&node.operator.name()));
                 let padded = Padded { reason, inputs: PaddedInputs::new(&graph, &roles), one_by_one };
-                Ok(Self { hidden_size, is_pooled: output.is_pooled, graph, padded: Some(padded) })
+                Ok(Self { hidden_size, is_pooled: output.is_pooled, graph, scalars, padded: Some(padded) })
             }
         }
+    }
+
+    /// Whether the encoder could have [these values](ImportedEncoder::with_inputs), as far as is known before the weights
+    /// are read.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such input, or a value is not of its type.
+    pub fn check_inputs(&self, inputs: &BTreeMap<String, f64>) -> Result<()> {
+        self.scalars.with(inputs).map(drop)
     }
 
     /// Numbers of a row of the output.
@@ -158,11 +193,13 @@ impl ImportPlan {
     ///
     /// # Errors
     ///
-    /// When weights have shapes that do not fit each other.
+    /// When weights have shapes that do not fit each other, or an input's value is beyond the table that it selects from.
     pub fn load(&self, pool: Option<&ThreadPool>) -> Result<ImportedEncoder> {
-        let session = Session::with_threads(self.graph.clone(), pool)?;
+        let session = Arc::new(Session::with_threads(self.graph.clone(), pool)?);
+        let scalars = Arc::new(self.scalars.load(pool)?);
+        let given = scalars.results(&BTreeMap::new())?;
         let (hidden_size, is_pooled, padded) = (self.hidden_size, self.is_pooled, self.padded.clone());
-        Ok(ImportedEncoder { hidden_size, is_pooled, session, padded })
+        Ok(ImportedEncoder { hidden_size, is_pooled, session, scalars, given, padded })
     }
 }
 
@@ -174,6 +211,16 @@ impl ImportedEncoder {
     /// As those.
     pub fn load(path: &Path, options: &ImportOptions) -> Result<Self> {
         ImportPlan::read(path, options)?.load(None).map_err(|error| in_file(path, error))
+    }
+
+    /// The same encoder with other values of inputs that are a single number; those that `inputs` leaves out are as
+    /// [`ImportOptions::inputs`] said. The weights are shared, what depends on such inputs alone is computed here.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such input, or a value is not of its type, or beyond the table that it selects from.
+    pub fn with_inputs(&self, inputs: &BTreeMap<String, f64>) -> Result<Self> {
+        Ok(Self { given: self.scalars.results(inputs)?, ..self.clone() })
     }
 
     /// Whether [`forward`](TextEncoder::forward) gives one row for each sequence instead of each token, because the
@@ -209,25 +256,11 @@ impl TextEncoder for ImportedEncoder {
         let rows = if self.is_pooled { batch.batch_size() } else { batch.total_tokens() };
         let values = match &self.padded {
             _ if batch.total_tokens() == 0 => vec![0.0; rows * self.hidden_size],
-            None => run_packed(&self.session, batch)?,
+            None => self.run_packed(batch)?,
             Some(padded) => self.run_padded(padded, batch)?,
         };
         Ok(Tensor::from_vec(values, (rows, self.hidden_size), &Device::Cpu)?)
     }
-}
-
-fn run_packed(session: &Session, batch: &Batch) -> Result<Vec<f32>> {
-    let widen = |ids: &[u32]| ids.iter().map(|id| i64::from(*id)).collect::<Vec<_>>();
-    let tokens = batch.total_tokens();
-    let type_ids = batch.type_ids().map_or_else(|| vec![0; tokens], widen);
-    let row = |values| Array::new([1, tokens], values).expect("there is one for each token");
-    let output = session.run([
-        (packing::TOKEN_IDS, row(widen(batch.token_ids()))),
-        (packing::TYPE_IDS, row(type_ids)),
-        (packing::POSITIONS, Array::vector(batch.position_ids().map(i64::from).collect())),
-        (packing::CU_SEQLENS, Array::vector(widen(batch.cu_seqlens()))),
-    ])?;
-    first_floats(output)
 }
 
 fn first_floats(outputs: Vec<Array>) -> Result<Vec<f32>> {
@@ -238,6 +271,21 @@ fn first_floats(outputs: Vec<Array>) -> Result<Vec<f32>> {
 }
 
 impl ImportedEncoder {
+    fn run_packed(&self, batch: &Batch) -> Result<Vec<f32>> {
+        let widen = |ids: &[u32]| ids.iter().map(|id| i64::from(*id)).collect::<Vec<_>>();
+        let tokens = batch.total_tokens();
+        let type_ids = batch.type_ids().map_or_else(|| vec![0; tokens], widen);
+        let row = |values| Array::new([1, tokens], values).expect("there is one for each token");
+        let texts = [
+            (packing::TOKEN_IDS, row(widen(batch.token_ids()))),
+            (packing::TYPE_IDS, row(type_ids)),
+            (packing::POSITIONS, Array::vector(batch.position_ids().map(i64::from).collect())),
+            (packing::CU_SEQLENS, Array::vector(widen(batch.cu_seqlens()))),
+        ];
+        let texts = texts.map(|(name, array)| (name.to_owned(), array));
+        first_floats(self.session.run(texts.into_iter().chain(self.given.iter().cloned()))?)
+    }
+
     /// Runs sequences of equal length together.
     fn run_padded(&self, padded: &Padded, batch: &Batch) -> Result<Vec<f32>> {
         let Padded { inputs, one_by_one, .. } = padded;
@@ -253,7 +301,9 @@ impl ImportedEncoder {
             let at_once = if *one_by_one { 1 } else { (PADDED_TOKENS / seq_len.max(1)).max(1) };
             for indices in indices.chunks(at_once) {
                 let some: Vec<_> = indices.iter().map(|index| sequences[*index].clone()).collect();
-                let output = first_floats(self.session.run(inputs.arrays(batch, &some, seq_len)?)?)?;
+                let texts = inputs.arrays(batch, &some, seq_len)?;
+                let given = texts.into_iter().chain(self.given.iter().cloned());
+                let output = first_floats(self.session.run(given)?)?;
                 let rows_each = if self.is_pooled { 1 } else { seq_len };
                 if output.len() != indices.len() * rows_each * width {
                     let problem =
@@ -325,21 +375,21 @@ impl PaddedInputs {
     }
 }
 
-/// What the inputs are, told by the names that all exporters give them.
-fn roles(graph: &Graph) -> Result<Roles, (String, String)> {
+/// What the inputs are: told by the names that all exporters give them, or single numbers.
+fn roles(graph: &Graph) -> Result<(Roles, Vec<ScalarInput>), (String, String)> {
     let mut token_ids = None;
     let (mut attention_mask, mut type_ids, mut positions) = (None, None, None);
+    let mut scalars = Vec::new();
     for id in &graph.inputs {
-        let name = graph.value(*id).name.as_str();
-        let role = match name {
+        let role = match graph.value(*id).name.as_str() {
             "input_ids" => &mut token_ids,
             "attention_mask" => &mut attention_mask,
             "token_type_ids" => &mut type_ids,
             "position_ids" => &mut positions,
-            _ => {
-                let problem = "this input is not known: `input_ids`, `attention_mask`, `token_type_ids` and \
-                               `position_ids` are";
-                return Err((format!("input `{name}`"), problem.to_owned()));
+            name => {
+                let input = |problem| (format!("input `{name}`"), problem);
+                scalars.push(ScalarInput::new(graph, *id).map_err(input)?);
+                continue;
             }
         };
         *role = Some(*id);
@@ -347,7 +397,7 @@ fn roles(graph: &Graph) -> Result<Roles, (String, String)> {
     let Some(token_ids) = token_ids else {
         return Err(("inputs".to_owned(), "there is no input `input_ids`".to_owned()));
     };
-    Ok(Roles { token_ids, attention_mask, type_ids, positions })
+    Ok((Roles { token_ids, attention_mask, type_ids, positions }, scalars))
 }
 
 struct Output {

@@ -1,14 +1,17 @@
 //! The part of a model that turns tokens into hidden states, before its weights are read: an architecture that is
 //! written here, or an imported graph.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use candlewick_engine::{ImportOptions, ImportPlan};
+use candle_core::Device;
+use candlewick_engine::{ImportOptions, ImportPlan, TextEncoder, ThreadPool, Weights};
 
 use crate::arch::{self, EncoderConfig};
 use crate::checkpoint::engine_error;
-use crate::registry::{ModelSpec, WeightsFormat};
-use crate::{Error, LoadOptions, Result};
+use crate::registry::{InputSpec, ModelSpec, WeightsFormat};
+use crate::{Error, LoadOptions, Result, TextRole};
 
 /// What a folder's encoder is.
 #[derive(Debug)]
@@ -20,7 +23,29 @@ pub(crate) enum Backbone {
         /// The ONNX file.
         path: PathBuf,
         plan: Box<ImportPlan>,
+        inputs: ByRole<BTreeMap<String, f64>>,
     },
+}
+
+/// Something for each role of a text.
+#[derive(Clone, Debug)]
+pub(crate) struct ByRole<T> {
+    plain: T,
+    query: T,
+    passage: T,
+}
+
+/// The encoder for each role; they share the weights.
+pub(crate) type Encoders = ByRole<Arc<dyn TextEncoder>>;
+
+impl<T> ByRole<T> {
+    pub(crate) fn get(&self, role: TextRole) -> &T {
+        match role {
+            TextRole::Plain => &self.plain,
+            TextRole::Query => &self.query,
+            TextRole::Passage => &self.passage,
+        }
+    }
 }
 
 /// Where exporters put graphs, the fastest first where there are several.
@@ -36,13 +61,12 @@ impl Backbone {
         options: &LoadOptions,
     ) -> Result<Self> {
         let Some(path) = onnx_file(folder, spec, options) else {
-            if options.output.is_some() {
-                return Err(Error::InvalidOption {
-                    model: name.to_owned(),
-                    option: "output",
-                    requested: options.output.clone().unwrap_or_default(),
-                    problem: "only ONNX files have named outputs".to_owned(),
-                });
+            let input = options.inputs.iter().next().map(|(input, value)| format!("{input}={value}"));
+            for (option, requested) in [("output", options.output.clone()), ("input", input)] {
+                if let Some(requested) = requested {
+                    let (model, problem) = (name.to_owned(), format!("only ONNX files have named {option}s"));
+                    return Err(Error::InvalidOption { model, option, requested, problem });
+                }
             }
             return Ok(Self::Native(arch::read_config(&folder.join("config.json"))?));
         };
@@ -51,10 +75,16 @@ impl Backbone {
         }
         let mut import = ImportOptions::default();
         import.output.clone_from(&options.output);
+        let inputs = inputs(spec.map_or(&[], |spec| &spec.inputs), &options.inputs);
+        import.inputs.clone_from(&inputs.plain);
         import.precision = options.precision;
         import.int8 = options.int8;
-        let plan = ImportPlan::read(&path, &import).map_err(|source| engine_error(name, source))?;
-        Ok(Self::Imported { path, plan: Box::new(plan) })
+        let engine_error = |source| engine_error(name, source);
+        let plan = ImportPlan::read(&path, &import).map_err(engine_error)?;
+        for role in [TextRole::Query, TextRole::Passage] {
+            plan.check_inputs(inputs.get(role)).map_err(engine_error)?;
+        }
+        Ok(Self::Imported { path, plan: Box::new(plan), inputs })
     }
 
     /// The architecture's name; a graph has none.
@@ -101,6 +131,51 @@ impl Backbone {
             Self::Imported { path, .. } => path.clone(),
         }
     }
+
+    /// Reads the encoder's weights, from `weights` where they are not in the graph.
+    pub(crate) fn load(
+        &self,
+        weights: Option<&Weights>,
+        pool: &ThreadPool,
+        device: &Device,
+    ) -> candlewick_engine::Result<Encoders> {
+        match self {
+            Self::Native(config) => {
+                let weights = weights.expect("an architecture's weights are in files of their own");
+                let encoder: Arc<dyn TextEncoder> = config.load(weights, device)?.into();
+                Ok(ByRole { plain: encoder.clone(), query: encoder.clone(), passage: encoder })
+            }
+            Self::Imported { plan, inputs, .. } => {
+                let encoder = plan.load(Some(pool))?;
+                let plain: Arc<dyn TextEncoder> = Arc::new(encoder.clone());
+                let with =
+                    |given: &BTreeMap<String, f64>| -> candlewick_engine::Result<Arc<dyn TextEncoder>> {
+                        if *given == inputs.plain {
+                            return Ok(plain.clone());
+                        }
+                        Ok(Arc::new(encoder.with_inputs(given)?))
+                    };
+                Ok(ByRole {
+                    query: with(&inputs.query)?,
+                    passage: with(&inputs.passage)?,
+                    plain: plain.clone(),
+                })
+            }
+        }
+    }
+}
+
+/// What a graph is given for each role: what its row says and, for texts that are neither queries nor passages, the
+/// caller; or only the caller says it.
+fn inputs(row: &[InputSpec], given: &BTreeMap<String, f64>) -> ByRole<BTreeMap<String, f64>> {
+    let of_role = |value: fn(&InputSpec) -> f64| {
+        let mut inputs = given.clone();
+        inputs.extend(row.iter().map(|input| (input.name.clone(), value(input))));
+        inputs
+    };
+    let mut plain = of_role(|input| input.plain);
+    plain.extend(given.iter().map(|(name, value)| (name.clone(), *value)));
+    ByRole { plain, query: of_role(|input| input.query), passage: of_role(|input| input.passage) }
 }
 
 /// The ONNX file that the caller asks for, or the registry's row, or that is all that the folder has.

@@ -14,7 +14,8 @@ use crate::{LoadOptions, Result};
 /// The vector of one text.
 pub type Embedding = Vec<f32>;
 
-/// What a text is to a search: decides which of the model's prompts is put before it.
+/// What a text is to a search: decides which of the model's prompts is put before it, and what a graph is given that has
+/// an input for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TextRole {
@@ -85,7 +86,7 @@ impl DenseModel {
     ///
     /// When a text cannot be tokenized, the device fails, or an embedding is not finite.
     pub fn embed<S: AsRef<str> + Sync>(&self, texts: &[S], role: TextRole) -> Result<Vec<Embedding>> {
-        self.model.run(texts, self.prompt(role))
+        self.model.run(texts, role, self.prompt(role))
     }
 
     /// One embedding per sequence of token ids, in input order: [`embed`](Self::embed) for callers that have
@@ -97,7 +98,7 @@ impl DenseModel {
     /// the device fails, or an embedding is not finite.
     pub fn embed_tokens<S: AsRef<[u32]>>(&self, sequences: &[S]) -> Result<Vec<Embedding>> {
         let encoding = |ids: &S| Encoding { token_ids: ids.as_ref().to_vec(), type_ids: None };
-        self.model.run_sequences(&sequences.iter().map(encoding).collect::<Vec<_>>())
+        self.model.run_sequences(&sequences.iter().map(encoding).collect::<Vec<_>>(), TextRole::Plain)
     }
 
     /// Number of tokens of all `texts` together, special tokens included, after truncation. Needs no weights.
@@ -120,13 +121,13 @@ impl DenseModel {
         pack(&encodings).map_err(|source| engine_error(self.model.name(), source))
     }
 
-    /// The encoder, for those who want hidden states. Reads the weights if they have not been yet.
+    /// The encoder of plain texts, for those who want hidden states. Reads the weights if they have not been yet.
     ///
     /// # Errors
     ///
     /// When the weights cannot be read.
     pub fn encoder(&self) -> Result<&dyn TextEncoder> {
-        Ok(self.model.network()?.encoder.as_ref())
+        Ok(self.model.network()?.encoders.get(TextRole::Plain).as_ref())
     }
 
     fn prompt(&self, role: TextRole) -> &str {

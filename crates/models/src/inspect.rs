@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candlewick_engine::graph::{Graph, ValueId};
-use candlewick_engine::{ImportOptions, ImportPlan, onnx};
+use candlewick_engine::onnx::{self, OnnxModel};
+use candlewick_engine::{ImportOptions, ImportPlan};
 use serde::Serialize;
 
 use crate::checkpoint::engine_error;
@@ -111,18 +112,19 @@ pub fn inspect(path: &Path, options: &LoadOptions) -> Result<Inspection> {
         outputs: model.graph.outputs.iter().map(value_type).collect(),
         operators: operators(&model.graph),
         weights,
-        encoder: encoder(path, options),
-        producer: model.producer,
-        opsets: model.opsets.into_iter().map(opset).collect(),
+        producer: model.producer.clone(),
+        opsets: model.opsets.iter().cloned().map(opset).collect(),
+        encoder: encoder(model, options),
     })
 }
 
-fn encoder(path: &Path, options: &LoadOptions) -> EncoderInspection {
+fn encoder(model: OnnxModel, options: &LoadOptions) -> EncoderInspection {
     let mut import = ImportOptions::default();
     import.output.clone_from(&options.output);
+    import.inputs.clone_from(&options.inputs);
     import.precision = options.precision;
     import.int8 = options.int8;
-    match ImportPlan::read(path, &import) {
+    match ImportPlan::new(model, &import) {
         Ok(plan) => EncoderInspection::Runs {
             unpacked_because: plan.unpacked_because().map(str::to_owned),
             hidden_size: plan.hidden_size(),

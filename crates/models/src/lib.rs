@@ -35,7 +35,7 @@ pub use error::{Attempt, Error, Result};
 pub use inspect::{EncoderInspection, Inspection, ValueType, WeightsSize, inspect};
 pub use options::LoadOptions;
 pub use registry::{
-    Kind, Missing, ModelSpec, OnnxDialect, Prompts, ReferenceFigures, ReferenceImage, Registry, SourceSpec,
-    State, WeightsFormat, WeightsSpec,
+    InputSpec, Kind, Missing, ModelSpec, OnnxDialect, Prompts, ReferenceFigures, ReferenceImage, Registry,
+    SourceSpec, State, WeightsFormat, WeightsSpec,
 };
 pub use text::{WINDOW_BYTES, WINDOW_TEXTS};

@@ -1,5 +1,6 @@
 //! How a model is loaded: plain data, every field of which has a default.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -41,6 +42,10 @@ pub struct LoadOptions {
     /// The output of an ONNX file to take, by its name. Default: the first with a row for each token, or else for
     /// each text.
     pub output: Option<String>,
+    /// Values of an ONNX graph's inputs that are a single number, by name: which adapter it takes, for one. Where the
+    /// registry's row has the input, this is for texts that are neither queries nor passages, else for all. Default: the
+    /// row's.
+    pub inputs: BTreeMap<String, f64>,
     /// How an ONNX file runs that was quantised dynamically. Default: with a scale for each token.
     pub int8: Int8Scales,
     /// Default: what the registry or the folder says, else the mean.
@@ -78,6 +83,7 @@ impl LoadOptions {
             precision: Precision::F32,
             weights: None,
             output: None,
+            inputs: BTreeMap::new(),
             int8: Int8Scales::PerToken,
             pooling: None,
             normalize: None,
@@ -87,6 +93,13 @@ impl LoadOptions {
             lazy_load: false,
             prompts: true,
         }
+    }
+
+    /// Adds one of [`inputs`](LoadOptions::inputs).
+    #[must_use]
+    pub fn input(mut self, name: impl Into<String>, value: f64) -> Self {
+        self.inputs.insert(name.into(), value);
+        self
     }
 
     /// The part that concerns fetching.

@@ -8,13 +8,13 @@ use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use candle_core::Tensor;
-use candlewick_engine::{Batch, TextEncoder, ThreadPool, Weights};
+use candlewick_engine::{Batch, ThreadPool, Weights};
 
-use crate::backbone::Backbone;
+use crate::backbone::{Backbone, Encoders};
 use crate::checkpoint::{Checkpoint, engine_error};
 use crate::registry::{Kind, ModelSpec, Registry, State};
 use crate::text::{Encoding, Pipeline, TextTokenizer};
-use crate::{Error, LoadOptions, Result, source};
+use crate::{Error, LoadOptions, Result, TextRole, source};
 
 /// Makes results from hidden states.
 pub(crate) trait Head: Sized + Send + Sync + std::fmt::Debug {
@@ -49,7 +49,7 @@ pub(crate) struct TextModel<H: Head> {
 
 /// The part of a model that holds weights.
 pub(crate) struct Network<H> {
-    pub(crate) encoder: Box<dyn TextEncoder>,
+    pub(crate) encoders: Encoders,
     pub(crate) head: H,
 }
 
@@ -100,18 +100,24 @@ impl<H: Head> TextModel<H> {
     }
 
     /// One result per text, in input order, each with `prompt` before it.
-    pub(crate) fn run<S: AsRef<str> + Sync>(&self, texts: &[S], prompt: &str) -> Result<Vec<H::Output>> {
+    pub(crate) fn run<S: AsRef<str> + Sync>(
+        &self,
+        texts: &[S],
+        role: TextRole,
+        prompt: &str,
+    ) -> Result<Vec<H::Output>> {
         let encode = |index: usize, text: &S| match prompt {
             "" => self.tokenizer.encode(index, text.as_ref()),
             prompt => self.tokenizer.encode(index, &format!("{prompt}{}", text.as_ref())),
         };
-        self.run_encoded(texts, |text| text.as_ref().len(), encode)
+        self.run_encoded(texts, role, |text| text.as_ref().len(), encode)
     }
 
     /// One result per item, in input order. `bytes` is about how long an item is, `encode` gets its index too.
     pub(crate) fn run_encoded<T: Sync>(
         &self,
         items: &[T],
+        role: TextRole,
         bytes: impl Fn(&T) -> usize,
         encode: impl Fn(usize, &T) -> Result<Encoding> + Sync,
     ) -> Result<Vec<H::Output>> {
@@ -120,14 +126,14 @@ impl<H: Head> TextModel<H> {
         }
         let network = self.network()?;
         let head = |states: &_, batch: &_| network.head.forward(states, batch);
-        self.pipeline().run(items, bytes, encode, network.encoder.as_ref(), head)
+        self.pipeline().run(items, bytes, encode, network.encoders.get(role).as_ref(), head)
     }
 
     /// One result per sequence of tokens, in input order.
-    pub(crate) fn run_sequences(&self, sequences: &[Encoding]) -> Result<Vec<H::Output>> {
+    pub(crate) fn run_sequences(&self, sequences: &[Encoding], role: TextRole) -> Result<Vec<H::Output>> {
         let network = self.network()?;
         let head = |states: &_, batch: &_| network.head.forward(states, batch);
-        self.pipeline().run_sequences(sequences, 0, network.encoder.as_ref(), &head)
+        self.pipeline().run_sequences(sequences, 0, network.encoders.get(role).as_ref(), &head)
     }
 
     pub(crate) fn pipeline(&self) -> Pipeline<'_> {
@@ -175,20 +181,17 @@ fn read_network<H: Head>(
     pool: &ThreadPool,
 ) -> Result<Network<H>> {
     let engine_error = |source| engine_error(&checkpoint.name, source);
-    let (weights, encoder) = match &checkpoint.backbone {
-        Backbone::Native(config) => {
+    let weights = match &checkpoint.backbone {
+        Backbone::Native(_) => {
             let weights = Weights::open(files).map_err(engine_error)?;
-            let weights = weights.with_precision(checkpoint.options.precision).with_threads(pool);
-            let encoder = config.load(&weights, &checkpoint.device).map_err(engine_error)?;
-            (Some(weights), encoder)
+            Some(weights.with_precision(checkpoint.options.precision).with_threads(pool))
         }
-        Backbone::Imported { plan, .. } => {
-            let encoder: Box<dyn TextEncoder> = Box::new(plan.load(Some(pool)).map_err(engine_error)?);
-            (None, encoder)
-        }
+        Backbone::Imported { .. } => None,
     };
+    let encoders =
+        checkpoint.backbone.load(weights.as_ref(), pool, &checkpoint.device).map_err(engine_error)?;
     let head = H::load(head_config, checkpoint, weights.as_ref())?;
-    Ok(Network { encoder, head })
+    Ok(Network { encoders, head })
 }
 
 fn read_tokenizer(checkpoint: &Checkpoint, max_length: usize) -> Result<TextTokenizer> {

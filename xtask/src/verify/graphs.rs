@@ -32,13 +32,49 @@ pub struct File {
     /// Which exporter, optimiser and types made it.
     pub dialect: String,
     cases: Vec<String>,
-    outputs: Vec<Output>,
+    inputs: Vec<Value>,
+    outputs: Vec<Value>,
     operators: BTreeMap<String, usize>,
 }
 
+/// An input or an output.
 #[derive(Clone, Debug, Deserialize)]
-struct Output {
+struct Value {
     name: String,
+    /// Numbers, or names of what varies.
+    shape: Vec<toml::Value>,
+}
+
+/// Cases of texts whose inputs that are a single number have the same values.
+struct Choice {
+    inputs: BTreeMap<String, f64>,
+    cases: Vec<String>,
+}
+
+impl File {
+    /// The cases of one text, by what is given besides it.
+    fn choices(&self, reference: &Tensors) -> Result<Vec<Choice>, String> {
+        let is_one = |size: &toml::Value| size.as_integer() == Some(1);
+        let numbers: Vec<&Value> =
+            self.inputs.iter().filter(|input| input.shape.iter().all(is_one)).collect();
+        let mut choices: Vec<Choice> = Vec::new();
+        for case in self.cases.iter().filter(|case| case.starts_with("single")) {
+            let mut inputs = BTreeMap::new();
+            for Value { name, .. } in &numbers {
+                let array = reference.get(&format!("{case}.input.{name}"));
+                let ints = array.and_then(|array| array.to_ints().ok()).unwrap_or_default();
+                let [value] = ints[..] else {
+                    return Err(format!("{case}: there is no single number `{name}`"));
+                };
+                inputs.insert(name.clone(), value as f64);
+            }
+            match choices.iter_mut().find(|choice| choice.inputs == inputs) {
+                Some(choice) => choice.cases.push(case.clone()),
+                None => choices.push(Choice { inputs, cases: vec![case.clone()] }),
+            }
+        }
+        Ok(choices)
+    }
 }
 
 /// The files that a folder's manifest lists.
@@ -128,12 +164,18 @@ fn compare(folder: &Path, file: &File, int8: Int8Scales, row: &mut Row) -> Resul
     if reference.keys().any(|name| name.ends_with(".input.pixel_values")) {
         return Ok(());
     }
+    let choices = file.choices(&reference)?;
     let mut options = ImportOptions::default();
     options.int8 = int8;
+    options.inputs = choices.first().ok_or("there are no cases")?.inputs.clone();
     let encoder = ImportedEncoder::load(&folder.join(&file.path), &options);
     let encoder = encoder.map_err(|error| format!("as an encoder: {error}"))?;
     row.dtype = if encoder.unpacked_because().is_some() { "padded" } else { "packed" }.to_owned();
-    let encoded = compare_encoder(&encoder, file, &reference)?;
+    let mut encoded = Agreement { max_abs: 0.0, min_cosine: 1.0 };
+    for Choice { inputs, cases } in choices {
+        let encoder = encoder.with_inputs(&inputs).map_err(|error| format!("{inputs:?}: {error}"))?;
+        encoded.merge(compare_encoder(&encoder, file, &cases, &reference)?);
+    }
     worst.merge(encoded);
     (row.max_abs, row.min_cosine) = (worst.max_abs, worst.min_cosine);
     check(encoded, "the encoder")
@@ -164,11 +206,16 @@ fn compare_graph(session: Session, file: &File, reference: &Tensors) -> Result<A
     Ok(worst)
 }
 
-/// The encoder on the texts of each case, which are real tokens under the mask.
-fn compare_encoder(encoder: &ImportedEncoder, file: &File, reference: &Tensors) -> Result<Agreement, String> {
+/// The encoder on the texts of each of `cases`, which are real tokens under the mask.
+fn compare_encoder(
+    encoder: &ImportedEncoder,
+    file: &File,
+    cases: &[String],
+    reference: &Tensors,
+) -> Result<Agreement, String> {
     let mut worst = Agreement { max_abs: 0.0, min_cosine: 1.0 };
     let (mut texts, mut alone) = (Vec::new(), Vec::new());
-    for case in file.cases.iter().filter(|case| case.starts_with("single")) {
+    for case in cases {
         let ints = |name: &str| {
             let array = reference.get(&format!("{case}.input.{name}"))?;
             Some(array.to_ints().ok()?.into_iter().map(|id| id as u32).collect::<Vec<u32>>())

@@ -25,10 +25,27 @@ pub(super) fn evaluate(
         }
     }
     let ids: Vec<ValueId> = cuts.iter().map(|(id, _)| *id).collect();
-    let part = graph.extract(&[output], &ids);
+    let mut part = graph.extract(&[output], &ids);
+    let tokens = [batch_size(), seq_len()];
+    let is_of_tokens = |id: &ValueId| {
+        let declared = graph.value(*id).declared.as_ref();
+        declared.and_then(|info| info.shape.as_deref()) == Some(&tokens)
+    };
+    // What other inputs are is not known here.
+    let uses = part.uses();
+    let (own, of_cuts) = part.inputs.split_at(graph.inputs.len());
+    let mut kept = Vec::new();
+    for (id, input) in graph.inputs.iter().zip(own) {
+        if is_of_tokens(id) {
+            kept.push(*input);
+        } else if uses[input.index()] > 0 {
+            return Err(format!("it depends on `{}`, which no text says", graph.value(*id).name));
+        }
+    }
+    part.inputs = [&kept, of_cuts].concat();
     let session = Session::new(part).map_err(|error| error.to_string())?;
     let mut inputs = Vec::new();
-    for id in &graph.inputs {
+    for id in graph.inputs.iter().filter(|id| is_of_tokens(id)) {
         let value = graph.value(*id);
         let dtype = value.declared.as_ref().map_or(DataType::I64, |info| info.dtype);
         let values = match mask {

@@ -299,7 +299,12 @@ fn same_place(packer: &mut Packer, node: &Node, is_rowwise: bool) -> Result<(Val
         if layout != Layout::Constant && std::mem::discriminant(&layout) != kind {
             return Err(format!("an input is {layout}, another is {input_layout}").into());
         }
-        if shape.len() != rank && input_layout != Layout::Constant {
+        // Rows for each position alone are the same for all sequences.
+        let has_no_batch = matches!(input_layout, Layout::Tokens { .. })
+            && shape.len() + 1 == rank
+            && shape.first() == Some(&seq_len())
+            && packer.shape(output).is_some_and(|shape| shape.starts_with(&[batch_size(), seq_len()]));
+        if shape.len() != rank && !has_no_batch {
             return Err("inputs that depend on tokens have different ranks".into());
         }
         let least = match input_layout {
@@ -434,19 +439,17 @@ fn gather(packer: &mut Packer, node: &Node) -> Result<(ValueId, Layout), Reason>
     let (data, index) = (input(node, 0)?, input(node, 1)?);
     let output =
         packer.shape(node.output().ok_or("it has no output")?).ok_or("its output's shape is not known")?;
-    if let Some(table) = packer.graph.constant(data) {
-        let (rows, layout) = packer.packed(index)?;
-        let index_shape = packer.shape(index).ok_or("its index's shape is not known")?;
-        let expected: Vec<Dim> =
-            index_shape.iter().cloned().chain(table.shape()[1..].iter().map(|size| (*size).into())).collect();
-        if layout != TOKENS || output != expected {
-            return Err("rows of a table by something else than tokens".into());
-        }
-        let (table, _) = packer.packed(data)?;
-        return Ok((packer.copy(node, vec![Some(table), Some(rows)]), TOKENS));
-    }
     let (x, layout) = packer.packed(data)?;
     let shape = packer.shape(data).ok_or("its input's shape is not known")?;
+    if layout == Layout::Constant {
+        let (rows, layout) = packer.packed(index)?;
+        let index_shape = packer.shape(index).ok_or("its index's shape is not known")?;
+        let row = shape.get(1..).ok_or("its table has no rows")?;
+        if layout != TOKENS || output != [index_shape, row].concat() {
+            return Err("rows of a table by something else than tokens".into());
+        }
+        return Ok((packer.copy(node, vec![Some(x), Some(rows)]), TOKENS));
+    }
     let is_first = packer.graph.constant(index).is_some_and(|index| index.shape().is_empty())
         && constant_ints(packer, index)? == [0];
     match shape {

@@ -90,6 +90,8 @@ mod depends {
     pub(super) const MASK: u8 = 2;
     /// The batch size and the padded length.
     pub(super) const SIZES: u8 = 4;
+    /// What is given besides texts.
+    pub(super) const GIVEN: u8 = 8;
 }
 
 /// Why a value cannot be packed: the first node in the way is named.
@@ -184,6 +186,14 @@ impl<'a> Packer<'a> {
             let row = self.packed.add_node("positions", layout::Row, &[self.positions]);
             let row = self.cast_like(row, id);
             self.values.insert(id, Ok((row, tokens)));
+        }
+        for id in &self.graph.inputs {
+            if !self.values.contains_key(id) {
+                // No text changes it.
+                let value = self.graph.value(*id);
+                let given = self.packed.add_input(&value.name, value.declared.clone());
+                self.values.insert(*id, Ok((given, Layout::Constant)));
+            }
         }
     }
 
@@ -420,8 +430,13 @@ pub(crate) fn declare(graph: &mut Graph, roles: &Roles) -> Result<(), Problem> {
 fn dependencies(graph: &Graph, roles: &Roles) -> Vec<u8> {
     let mut depends = vec![0; graph.num_values()];
     for id in &graph.inputs {
-        let is_mask = Some(*id) == roles.attention_mask;
-        depends[id.index()] = if is_mask { depends::MASK } else { depends::TOKENS };
+        depends[id.index()] = depends::GIVEN;
+    }
+    for id in [Some(roles.token_ids), roles.type_ids, roles.positions].into_iter().flatten() {
+        depends[id.index()] = depends::TOKENS;
+    }
+    if let Some(id) = roles.attention_mask {
+        depends[id.index()] = depends::MASK;
     }
     for node in &graph.nodes {
         let of_inputs = node.inputs.iter().flatten().fold(0, |all, id| all | depends[id.index()]);

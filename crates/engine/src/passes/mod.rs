@@ -5,6 +5,7 @@
 //! computed but by rounding: constants that a pattern fixes are compared, not assumed.
 
 mod activation;
+mod adapter;
 mod add_norm;
 mod layer_norm;
 mod linear;
@@ -32,6 +33,7 @@ pub(crate) fn fuse(graph: &mut Graph, precision: Precision, int8: Int8Scales) ->
     for pass in [microsoft::fuse, layer_norm::fuse, activation::fuse] {
         pass(graph)?;
     }
+    adapter::fuse(graph, precision)?;
     linear::fuse(graph, precision)?;
     add_norm::fuse(graph)?;
     mlp::fuse(graph)?;

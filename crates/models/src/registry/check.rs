@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path};
 
-use super::spec::{Kind, ModelSpec, ReferenceFigures, SourceSpec, WeightsFormat};
+use super::spec::{Kind, ModelSpec, ReferenceFigures, SourceSpec, WeightsFormat, WeightsSpec};
 
 type Result<T = (), E = String> = std::result::Result<T, E>;
 
@@ -20,6 +20,7 @@ impl ModelSpec {
             return Err("vocab_size and requires_idf are of sparse models".into());
         }
         self.check_weights()?;
+        self.check_inputs()?;
         self.check_paths()?;
         self.check_checksums()?;
         for (key, figures) in [("reference", &self.reference), ("query_reference", &self.query_reference)] {
@@ -47,6 +48,24 @@ impl ModelSpec {
         for format in self.sources.iter().flat_map(SourceSpec::formats) {
             if !self.weights.iter().any(|weights| weights.format == *format) {
                 return Err(format!("a source has {format} weights, but there are none"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_inputs(&self) -> Result {
+        let is_onnx = |weights: &WeightsSpec| weights.format == WeightsFormat::Onnx;
+        if !self.inputs.is_empty() && !self.weights.iter().any(is_onnx) {
+            return Err("inputs are of onnx files".into());
+        }
+        for (index, input) in self.inputs.iter().enumerate() {
+            let name = &input.name;
+            if self.inputs[..index].iter().any(|other| other.name == *name) {
+                return Err(format!("the input `{name}` is there twice"));
+            }
+            let are_finite = [input.plain, input.query, input.passage].iter().all(|value| value.is_finite());
+            if name.is_empty() || !are_finite {
+                return Err(format!("the input `{name}` has no name, or a value that is not finite"));
             }
         }
         Ok(())

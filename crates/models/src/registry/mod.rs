@@ -14,8 +14,8 @@ use std::sync::OnceLock;
 use serde::Deserialize;
 
 pub use spec::{
-    Kind, ModelSpec, OnnxDialect, Prompts, ReferenceFigures, ReferenceImage, SourceSpec, WeightsFormat,
-    WeightsSpec,
+    InputSpec, Kind, ModelSpec, OnnxDialect, Prompts, ReferenceFigures, ReferenceImage, SourceSpec,
+    WeightsFormat, WeightsSpec,
 };
 pub use state::{Missing, State};
 
@@ -279,6 +279,20 @@ mod tests {
         check_error(&ROW.replace("licence", "license"), "unknown field `license`");
         check_error(&format!("{ROW}\n[extra]\n"), "unknown field `extra`");
         check_error(&ROW.replace("repo =", "branch = \"x\", repo ="), "unknown field `branch`");
+    }
+
+    #[test]
+    fn inputs_are_of_onnx_files() {
+        let inputs = "inputs = [{ name = \"task\", plain = 1, query = 0, passage = 2.5 }]\n";
+        let onnx = ROW.replace("\"safetensors\"", "\"onnx\"");
+        let registry = Registry::parse(&format!("{onnx}{inputs}"), "my.toml").unwrap();
+        let expected = InputSpec { name: "task".to_owned(), plain: 1.0, query: 0.0, passage: 2.5 };
+        assert_eq!(registry.models()[0].inputs, [expected]);
+        check_error(&format!("{ROW}{inputs}"), "inputs are of onnx files");
+        check_error(&format!("{onnx}{}", inputs.replace("2.5", "inf")), "`task`");
+        check_error(&format!("{onnx}{}", inputs.replace("passage = 2.5", "")), "missing field `passage`");
+        let twice = inputs.replace("}]", "}, { name = \"task\", plain = 1, query = 0, passage = 2 }]");
+        check_error(&format!("{onnx}{twice}"), "`task` is there twice");
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub struct ModelSpec {
     /// What `query_embed` and `passage_embed` put before a text.
     #[serde(default)]
     pub prompts: Prompts,
+    /// What an ONNX graph is given besides texts.
+    #[serde(default)]
+    pub inputs: Vec<InputSpec>,
     /// SPDX expression of the weights' licence.
     pub licence: String,
     /// Bytes of the first weights with their files, about.
@@ -132,6 +135,21 @@ pub struct Prompts {
     pub query: String,
     /// Before a passage.
     pub passage: String,
+}
+
+/// An input of an ONNX graph that is a single number, by what texts are to a search.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct InputSpec {
+    /// The input's name.
+    pub name: String,
+    /// For texts that are neither queries nor passages.
+    pub plain: f64,
+    /// For queries.
+    pub query: f64,
+    /// For passages.
+    pub passage: f64,
 }
 
 /// A place that files can be fetched from.

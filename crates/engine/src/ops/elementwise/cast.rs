@@ -101,7 +101,7 @@ macro_rules! for_native {
 
 /// The elements as another type: floating-point numbers are rounded to nearest, integers lose high bits, and what
 /// becomes an integer loses its fraction.
-pub(in crate::ops) fn cast(array: Array, to: DataType) -> Result<Array, Problem> {
+pub(crate) fn cast(array: Array, to: DataType) -> Result<Array, Problem> {
     let from = array.dtype();
     if from == to {
         return Ok(array);
