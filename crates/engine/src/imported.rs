@@ -24,6 +24,7 @@ use crate::{Batch, Error, Precision, Result, TextEncoder, ThreadPool, onnx, pass
 pub struct ImportPlan {
     hidden_size: usize,
     is_pooled: bool,
+    is_vocabulary_max: bool,
     graph: Graph,
     scalars: ScalarPlan,
     /// `None` for a graph that runs packed.
@@ -55,6 +56,9 @@ pub struct ImportOptions {
     pub precision: Precision,
     /// How a file with 8-bit integers runs that was quantised dynamically.
     pub int8: Int8Scales,
+    /// Of an output with a row of numbers for each token, only the largest of each sequence are wanted, and none below
+    /// zero: SPLADE. See [`ImportPlan::is_vocabulary_max`].
+    pub vocabulary_max: bool,
 }
 
 /// What the scales of 8-bit inputs are of, in files that were quantised dynamically.
@@ -142,14 +146,18 @@ impl ImportPlan {
         let scalars = ScalarPlan::split(&mut graph, scalars, &options.inputs).map_err(input)?;
         let hidden_size = output.size;
         match packing::pack(&graph, &roles, output.value, options.precision) {
-            Ok((graph, layout)) => {
-                let is_pooled = layout == OutputLayout::Sequences;
-                Ok(Self { hidden_size, is_pooled, graph, scalars, padded: None })
+            Ok((mut graph, layout)) => {
+                let is_vocabulary_max = options.vocabulary_max
+                    && layout == OutputLayout::Tokens
+                    && passes::take_vocabulary_max(&mut graph, packing::CU_SEQLENS);
+                let is_pooled = layout == OutputLayout::Sequences || is_vocabulary_max;
+                Ok(Self { hidden_size, is_pooled, is_vocabulary_max, graph, scalars, padded: None })
             }
             Err(reason) => {
                 let one_by_one = graph.nodes.iter().any(|node| MIXING.contains(&node.operator.name()));
                 let padded = Padded { reason, inputs: PaddedInputs::new(&graph, &roles), one_by_one };
-                Ok(Self { hidden_size, is_pooled: output.is_pooled, graph, scalars, padded: Some(padded) })
+                let is_pooled = output.is_pooled;
+                Ok(Self { hidden_size, is_pooled, is_vocabulary_max: false, graph, scalars, padded: Some(padded) })
             }
         }
     }
@@ -172,6 +180,12 @@ impl ImportPlan {
     /// Whether the output has one row for each sequence instead of each token, because the graph pools by itself.
     pub fn is_pooled(&self) -> bool {
         self.is_pooled
+    }
+
+    /// Whether the output has each sequence's largest numbers, because [they were asked for](ImportOptions::vocabulary_max)
+    /// and the graph ends in a linear layer: then what the layer gives is never in memory all at once.
+    pub fn is_vocabulary_max(&self) -> bool {
+        self.is_vocabulary_max
     }
 
     /// Why the graph does not run packed, if it does not.

@@ -59,6 +59,7 @@ impl Backbone {
         folder: &Path,
         spec: Option<&ModelSpec>,
         options: &LoadOptions,
+        mut import: ImportOptions,
     ) -> Result<Self> {
         let Some(path) = onnx_file(folder, spec, options) else {
             let input = options.inputs.iter().next().map(|(input, value)| format!("{input}={value}"));
@@ -73,7 +74,6 @@ impl Backbone {
         if !path.is_file() {
             return Err(crate::json::file_missing(&path));
         }
-        let mut import = ImportOptions::default();
         import.output.clone_from(&options.output);
         let inputs = inputs(spec.map_or(&[], |spec| &spec.inputs), &options.inputs);
         import.inputs.clone_from(&inputs.plain);

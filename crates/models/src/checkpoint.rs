@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
+use candlewick_engine::ImportOptions;
 use serde::Deserialize;
 
 use crate::backbone::Backbone;
@@ -25,15 +26,20 @@ pub(crate) struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads everything but the tokenizer and the weights.
+    /// Reads everything but the tokenizer and the weights. `import` says what the model wants of a graph.
     ///
     /// # Errors
     ///
     /// When a file is missing, broken, or asks for something that is not supported, or the device cannot be had.
-    pub(crate) fn open(folder: &Path, spec: Option<ModelSpec>, options: LoadOptions) -> Result<Self> {
+    pub(crate) fn open(
+        folder: &Path,
+        spec: Option<ModelSpec>,
+        options: LoadOptions,
+        import: ImportOptions,
+    ) -> Result<Self> {
         let name = spec.as_ref().map_or_else(|| folder.display().to_string(), |spec| spec.id.clone());
         let folder_config = FolderConfig::read(folder)?;
-        let backbone = Backbone::read(&name, folder, spec.as_ref(), &options)?;
+        let backbone = Backbone::read(&name, folder, spec.as_ref(), &options, import)?;
         if let (Some(spec), Some(architecture)) = (&spec, backbone.architecture()) {
             check_row(spec, &backbone.file(folder), "architecture", spec.architecture.clone(), architecture)?;
         }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use candlewick_engine::TextEncoder;
+use candlewick_engine::{ImportOptions, TextEncoder};
 
 use crate::checkpoint::{Checkpoint, engine_error};
 use crate::head::{DenseConfig, DenseHead};
@@ -57,7 +57,7 @@ impl DenseModel {
     }
 
     fn open(folder: &Path, spec: Option<ModelSpec>, options: LoadOptions) -> Result<Self> {
-        let checkpoint = Checkpoint::open(folder, spec, options)?;
+        let checkpoint = Checkpoint::open(folder, spec, options, ImportOptions::default())?;
         let head = DenseConfig::new(&checkpoint)?;
         let of_row = checkpoint.spec.as_ref().map(|spec| &spec.prompts);
         let prompts = of_row.unwrap_or(&checkpoint.folder_config.prompts).clone();

@@ -26,7 +26,9 @@ mod inspect;
 mod json;
 mod options;
 mod registry;
+mod rerank;
 pub mod source;
+mod sparse;
 mod text;
 mod text_model;
 
@@ -38,4 +40,6 @@ pub use registry::{
     InputSpec, Kind, Missing, ModelSpec, OnnxDialect, Prompts, ReferenceFigures, ReferenceImage, Registry,
     SourceSpec, State, WeightsFormat, WeightsSpec,
 };
+pub use rerank::{Ranked, RerankModel, ScoreActivation, ScoreOptions, rank};
+pub use sparse::{SparseEmbedding, SpladeModel};
 pub use text::{WINDOW_BYTES, WINDOW_TEXTS};

@@ -57,6 +57,10 @@ pub struct LoadOptions {
     /// Keep only the first components of embeddings, for models trained so (Matryoshka). Vectors are
     /// normalised after the cut.
     pub dim: Option<usize>,
+    /// Of sparse embeddings, keep only so many of the largest values. Default: all.
+    pub top_k: Option<usize>,
+    /// Of sparse embeddings, keep only values above this. Default: all, which are above 0.
+    pub threshold: Option<f32>,
     /// Tokens that are computed together, about. Default: [`LoadOptions::DEFAULT_BATCH_TOKENS`].
     pub batch_tokens: Option<usize>,
     /// Read the weights at the first embedding instead of now. Files are fetched and configuration is
@@ -89,6 +93,8 @@ impl LoadOptions {
             normalize: None,
             max_length: None,
             dim: None,
+            top_k: None,
+            threshold: None,
             batch_tokens: None,
             lazy_load: false,
             prompts: true,
@@ -151,6 +157,8 @@ setters! {
     normalize: bool => Some(normalize);
     max_length: usize => Some(max_length);
     dim: usize => Some(dim);
+    top_k: usize => Some(top_k);
+    threshold: f32 => Some(threshold);
     batch_tokens: usize => Some(batch_tokens);
     lazy_load: bool => lazy_load;
     prompts: bool => prompts;

@@ -13,9 +13,11 @@ mod microsoft;
 mod mlp;
 mod pattern;
 mod quantized;
+mod vocabulary_max;
 
 pub(crate) use activation::scaled_by;
 pub(crate) use pattern::Pattern;
+pub(crate) use vocabulary_max::take_vocabulary_max;
 
 use crate::graph::Graph;
 use crate::{Int8Scales, Precision, Result};

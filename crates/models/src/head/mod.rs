@@ -1,5 +1,9 @@
 //! Heads: from an encoder's rows to what the caller gets, one file each.
 
 mod dense;
+mod score;
+mod splade;
 
 pub(crate) use dense::{DenseConfig, DenseHead};
+pub(crate) use score::{ScoreConfig, ScoreHead};
+pub(crate) use splade::{SpladeActivation, SpladeConfig, SpladeHead};

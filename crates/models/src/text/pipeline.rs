@@ -109,13 +109,21 @@ impl Pipeline<'_> {
         first_index: usize,
         encode: &(impl Fn(usize, &T) -> Result<Encoding> + Sync),
     ) -> Result<Vec<Encoding>> {
+        self.map(items, |index, item| encode(first_index + index, item))
+    }
+
+    /// What `of_item` makes of each item, in order, computed by all threads; it gets the item's index too.
+    pub(crate) fn map<T: Sync, R: Send>(
+        &self,
+        items: &[T],
+        of_item: impl Fn(usize, &T) -> Result<R> + Sync,
+    ) -> Result<Vec<R>> {
         let chunks: Vec<(usize, &[T])> = items.chunks(TOKENIZE_TEXTS).enumerate().collect();
-        let encodings = self.pool.try_map(&chunks, |(chunk, items)| {
-            let first_index = first_index + chunk * TOKENIZE_TEXTS;
-            let indexed = items.iter().enumerate();
-            indexed.map(|(offset, item)| encode(first_index + offset, item)).collect::<Result<Vec<_>>>()
+        let results = self.pool.try_map(&chunks, |(chunk, items)| {
+            let indexed = (chunk * TOKENIZE_TEXTS..).zip(*items);
+            indexed.map(|(index, item)| of_item(index, item)).collect::<Result<Vec<_>>>()
         })?;
-        Ok(encodings.into_iter().flatten().collect())
+        Ok(results.into_iter().flatten().collect())
     }
 
     /// The token budget of a batch: smaller than usual where that gives every thread something to do.

@@ -4,8 +4,9 @@
 //! padding is switched off: files often carry a fixed padding of their own, made for one use and wrong for
 //! any other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -29,6 +30,8 @@ use crate::{Error, Result};
 pub(crate) struct TextTokenizer {
     tokenizer: Tokenizer,
     max_length: usize,
+    /// The same without truncation, made when it is first needed.
+    whole: OnceLock<Tokenizer>,
 }
 
 /// The tokens of one text.
@@ -55,7 +58,7 @@ impl TextTokenizer {
         let truncation = TruncationParams { max_length, direction, ..TruncationParams::default() };
         tokenizer.with_padding(None);
         tokenizer.with_truncation(Some(truncation)).map_err(load_error)?;
-        Ok(Self { tokenizer, max_length })
+        Ok(Self { tokenizer, max_length, whole: OnceLock::new() })
     }
 
     /// Tokens of a text that are read, special tokens included.
@@ -75,11 +78,70 @@ impl TextTokenizer {
 
     /// Tokenizes one text; `index` names it in errors.
     pub(crate) fn encode(&self, index: usize, text: &str) -> Result<Encoding> {
-        let encoding =
-            self.tokenizer.encode_fast(text, true).map_err(|source| Error::Tokenize { index, source })?;
+        let encoding = self.tokenizer.encode_fast(text, true);
+        Ok(encoding.map_err(|source| Error::Tokenize { index, source })?.into())
+    }
+
+    /// The id of a token, if there is one that is spelled so.
+    pub(crate) fn token_id(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token)
+    }
+
+    /// Ids of special tokens.
+    pub(crate) fn special_ids(&self) -> BTreeSet<u32> {
+        let added = self.tokenizer.get_added_tokens_decoder();
+        added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect()
+    }
+
+    /// How many special tokens every pair of texts gets.
+    pub(crate) fn pair_special_tokens(&self) -> usize {
+        self.tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(true))
+    }
+
+    /// Tokenizes two texts into one sequence; of what is too long together, the longer text is cut first.
+    pub(crate) fn encode_pair(&self, index: usize, first: &str, second: &str) -> Result<Encoding> {
+        let encoding = self.tokenizer.encode_fast((first, second), true);
+        Ok(encoding.map_err(|source| Error::Tokenize { index, source })?.into())
+    }
+
+    /// Tokenizes two texts into as many sequences as it takes to read all of the second: each has the first text, cut to
+    /// half of the room, and a part of the second, of which `overlap` tokens are those at the end of the part before.
+    pub(crate) fn encode_windows(
+        &self,
+        index: usize,
+        first: &str,
+        second: &str,
+        overlap: usize,
+    ) -> Result<Vec<Encoding>> {
+        let error = |source| Error::Tokenize { index, source };
+        let whole = self.whole();
+        let mut first = whole.encode_fast(first, false).map_err(error)?;
+        let mut second = whole.encode_fast(second, false).map_err(error)?;
+        let room = self.max_length.saturating_sub(self.pair_special_tokens());
+        if first.len() + second.len() > room {
+            first.truncate(first.len().min(room / 2), 0, TruncationDirection::Right);
+            let room = (room - first.len()).max(1);
+            second.truncate(room, overlap.min(room - 1), TruncationDirection::Right);
+        }
+        let following = second.take_overflowing();
+        let join = |part| Ok(whole.post_process(first.clone(), Some(part), true).map_err(error)?.into());
+        std::iter::once(second).chain(following).map(join).collect()
+    }
+
+    fn whole(&self) -> &Tokenizer {
+        self.whole.get_or_init(|| {
+            let mut whole = self.tokenizer.clone();
+            whole.with_truncation(None).expect("only a stride can be refused");
+            whole
+        })
+    }
+}
+
+impl From<tokenizers::Encoding> for Encoding {
+    fn from(encoding: tokenizers::Encoding) -> Self {
         let type_ids = encoding.get_type_ids();
         let type_ids = type_ids.iter().any(|&id| id != 0).then(|| type_ids.to_vec());
-        Ok(Encoding { token_ids: encoding.get_ids().to_vec(), type_ids })
+        Self { token_ids: encoding.get_ids().to_vec(), type_ids }
     }
 }
 

@@ -66,6 +66,18 @@ impl Linear {
         constants: &Operands<&Constant>,
         inputs: std::ops::Range<usize>,
     ) -> Result<(PackedLinear, usize), Problem> {
+        let Parameters { weights, biases, width } = self.parameters(constants, inputs)?;
+        let packed = PackedLinear::new(&weights, biases, width, self.activation, self.precision);
+        let packed = packed.map_err(|error| pack_problem(error, self.precision, &weights, width))?;
+        Ok((packed, width))
+    }
+
+    /// The weights and biases of the layers, side by side.
+    pub(super) fn parameters(
+        &self,
+        constants: &Operands<&Constant>,
+        inputs: std::ops::Range<usize>,
+    ) -> Result<Parameters, Problem> {
         let (mut weights, mut biases, mut width) = (Vec::new(), Vec::new(), None);
         for index in inputs.step_by(2) {
             let weight = constants.get(index)?;
@@ -97,14 +109,26 @@ impl Linear {
         let Some(width) = width else {
             problem!("there is no weight");
         };
-        let packed = PackedLinear::new(&weights, biases, width, self.activation, self.precision);
-        let packed = packed.map_err(|error| match error {
-            PackError::OutOfRange(index) => {
-                Problem::new(format!("{} cannot hold the weight {}", self.precision, weights[index]))
-            }
-            PackError::TooWide => Problem::new(format!("{width} inputs are too many for {}", self.precision)),
-        })?;
-        Ok((packed, width))
+        Ok(Parameters { weights, biases, width })
+    }
+}
+
+/// What linear layers side by side are made of.
+pub(super) struct Parameters {
+    /// `[out_features, width]`
+    pub(super) weights: Vec<f32>,
+    /// `[out_features]`
+    pub(super) biases: Vec<f32>,
+    pub(super) width: usize,
+}
+
+/// Why weights could not be packed, in words.
+pub(super) fn pack_problem(error: PackError, precision: Precision, weights: &[f32], width: usize) -> Problem {
+    match error {
+        PackError::OutOfRange(index) => {
+            Problem::new(format!("{precision} cannot hold the weight {}", weights[index]))
+        }
+        PackError::TooWide => Problem::new(format!("{width} inputs are too many for {precision}")),
     }
 }
 

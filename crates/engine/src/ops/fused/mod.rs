@@ -8,6 +8,7 @@ mod layer_norm;
 mod linear;
 mod packed;
 mod sizes;
+mod splade;
 
 pub(crate) use activate::Activate;
 pub(crate) use layer_norm::LayerNorm;
@@ -17,3 +18,4 @@ pub(crate) use packed::{
     RowsByPosition,
 };
 pub(crate) use sizes::{CountOnes, PositionIds};
+pub(crate) use splade::VocabularyMax;

@@ -268,7 +268,7 @@ impl Operator for CumSumSequences {
 }
 
 /// The tokens of each sequence of `x`.
-fn sequences(x: &Array, cu_seqlens: &Array) -> Result<Vec<Range<usize>>, Problem> {
+pub(super) fn sequences(x: &Array, cu_seqlens: &Array) -> Result<Vec<Range<usize>>, Problem> {
     let ends = cu_seqlens.values::<i64>()?;
     let &[1, tokens, ..] = x.shape() else {
         problem!("packed tokens of shape {:?}", x.shape());

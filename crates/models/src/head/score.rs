@@ -1,0 +1,121 @@
+//! Scores of a pair of texts: the labels of a sequence classifier, of which a reranker has one.
+
+use candle_core::Tensor;
+use candlewick_engine::nn::{Activation, Linear, LinearConfig};
+use candlewick_engine::{Batch, Pooling, Weights};
+use serde::Deserialize;
+
+use crate::backbone::Backbone;
+use crate::checkpoint::{Checkpoint, engine_error};
+use crate::json::read_json;
+use crate::text_model::Head;
+use crate::{Error, Result};
+
+/// What a head of labels is made of, before its weights are read.
+#[derive(Debug)]
+pub(crate) struct ScoreConfig {
+    num_labels: usize,
+    /// Names of the layers and what follows them; none where the graph has them.
+    layers: Vec<(&'static str, Option<Activation>)>,
+}
+
+/// Logits of labels from the first token of a sequence.
+#[derive(Debug)]
+pub(crate) struct ScoreHead {
+    /// Of the hidden states; `None` where the encoder gives one row per sequence already.
+    pooling: Option<Pooling>,
+    layers: Vec<Linear>,
+}
+
+impl ScoreConfig {
+    /// What the folder says.
+    ///
+    /// # Errors
+    ///
+    /// When the model does not classify sequences.
+    pub(crate) fn new(checkpoint: &Checkpoint) -> Result<Self> {
+        let unsupported = |key: &str, problem: String| {
+            let path = checkpoint.backbone.file(&checkpoint.folder);
+            Err(Error::UnsupportedConfig { path, key: key.into(), problem })
+        };
+        match &checkpoint.backbone {
+            Backbone::Imported { plan, .. } if plan.is_pooled() => {
+                Ok(Self { num_labels: plan.hidden_size(), layers: Vec::new() })
+            }
+            Backbone::Imported { .. } => {
+                unsupported("outputs", "no output has one row of labels for each pair of texts".into())
+            }
+            Backbone::Native(config) => {
+                let Some(layers) = config.classifier() else {
+                    let problem = format!("`{}` has no head for labels", config.architecture());
+                    return unsupported("model_type", problem);
+                };
+                Ok(Self { num_labels: read_num_labels(checkpoint)?, layers })
+            }
+        }
+    }
+
+    /// How many labels a pair gets.
+    pub(crate) fn num_labels(&self) -> usize {
+        self.num_labels
+    }
+}
+
+impl Head for ScoreHead {
+    type Output = Vec<f32>;
+    type Config = ScoreConfig;
+
+    fn load(config: &ScoreConfig, checkpoint: &Checkpoint, weights: Option<&Weights>) -> Result<Self> {
+        let hidden_size = checkpoint.backbone.hidden_size();
+        let mut layers = Vec::new();
+        if let Some(weights) = weights {
+            let count = config.layers.len();
+            for (index, (name, activation)) in config.layers.iter().enumerate() {
+                let out_features = if index + 1 == count { config.num_labels } else { hidden_size };
+                let mut layer = LinearConfig::new(hidden_size, out_features);
+                layer.activation = *activation;
+                let layer = Linear::load(&weights.root().pp(name), layer, &checkpoint.device)
+                    .map_err(|source| engine_error(&checkpoint.name, source))?;
+                layers.push(layer);
+            }
+        }
+        let pooling = (!checkpoint.backbone.is_pooled()).then_some(Pooling::Cls);
+        Ok(Self { pooling, layers })
+    }
+
+    /// One row of logits, `[num_labels]`, for each sequence.
+    fn forward(
+        &self,
+        hidden_states: &Tensor,
+        batch: &Batch,
+    ) -> candlewick_engine::Result<Vec<Option<Vec<f32>>>> {
+        let mut logits = match self.pooling {
+            Some(pooling) => pooling.forward(hidden_states, batch)?,
+            None => hidden_states.clone(),
+        };
+        for layer in &self.layers {
+            logits = layer.forward(&logits)?;
+        }
+        let rows = logits.to_vec2::<f32>()?;
+        Ok(rows.into_iter().map(|row| row.iter().all(|value| value.is_finite()).then_some(row)).collect())
+    }
+}
+
+/// How many labels config.json names, as transformers counts them.
+fn read_num_labels(checkpoint: &Checkpoint) -> Result<usize> {
+    #[derive(Deserialize)]
+    struct Config {
+        id2label: Option<serde_json::Map<String, serde_json::Value>>,
+        num_labels: Option<usize>,
+    }
+    let path = checkpoint.folder.join("config.json");
+    let config: Config = read_json(&path)?;
+    let named = config.id2label.map(|labels| labels.len());
+    match named.or(config.num_labels).unwrap_or(2) {
+        0 => {
+            let problem = "there is no label".to_owned();
+            Err(Error::UnsupportedConfig { path, key: "id2label".into(), problem })
+        }
+        labels => Ok(labels),
+    }
+}
