@@ -15,12 +15,14 @@ use crate::{Error, Result};
 /// Token sequences packed end to end.
 ///
 /// Invariants: `cu_seqlens` starts at 0, never decreases and ends at the number of token ids; type ids are
-/// absent (all zero) or one per token. A sequence may be empty.
+/// absent (all zero) or one per token. A sequence may be empty. Of a sequence that is not, at least its first token is
+/// attended to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     token_ids: Vec<u32>,
     type_ids: Option<Vec<u32>>,
     cu_seqlens: Vec<u32>,
+    attended: Option<Vec<u32>>,
 }
 
 impl Batch {
@@ -51,7 +53,7 @@ impl Batch {
         {
             return invalid(format!("{} type ids for {} token ids", type_ids.len(), token_ids.len()));
         }
-        Ok(Self { token_ids, type_ids, cu_seqlens })
+        Ok(Self { token_ids, type_ids, cu_seqlens, attended: None })
     }
 
     /// Packs sequences of token ids whose type ids are all zero.
@@ -85,6 +87,31 @@ impl Batch {
             cu_seqlens.push(end);
         }
         Self::new(token_ids, type_ids, cu_seqlens)
+    }
+
+    /// Says how many of each sequence's first tokens are attended to: the others attend to those, and nobody to them.
+    /// ColBERT fills queries with such tokens. `[batch_size]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidBatch`] when there is not one length for each sequence, or one is longer than its sequence, or zero
+    /// where the sequence is not empty.
+    pub fn with_attended(mut self, lengths: Vec<u32>) -> Result<Self> {
+        let fits = |(rows, length): (Range<usize>, &u32)| {
+            *length as usize <= rows.len() && (*length > 0 || rows.is_empty())
+        };
+        if lengths.len() != self.batch_size() || !self.sequences().zip(&lengths).all(fits) {
+            let problem = format!("attended lengths {lengths:?} for sequences that end at {:?}", self.cu_seqlens);
+            return Err(Error::InvalidBatch { problem });
+        }
+        let is_all = self.sequences().zip(&lengths).all(|(rows, length)| rows.len() == *length as usize);
+        self.attended = (!is_all).then_some(lengths);
+        Ok(self)
+    }
+
+    /// How many of each sequence's first tokens are attended to, `[batch_size]`; `None` stands for all.
+    pub fn attended(&self) -> Option<&[u32]> {
+        self.attended.as_deref()
     }
 
     /// Number of sequences.
@@ -133,6 +160,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn attended_lengths_fit_their_sequences() {
+        let batch = || Batch::from_sequences([[1; 3].as_slice(), &[], &[2; 2]]).unwrap();
+        assert_eq!(batch().with_attended(vec![1, 0, 2]).unwrap().attended(), Some([1, 0, 2].as_slice()));
+        assert_eq!(batch().with_attended(vec![3, 0, 2]).unwrap().attended(), None, "all");
+        for wrong in [vec![3, 0], vec![4, 0, 2], vec![3, 1, 2], vec![0, 0, 2]] {
+            assert!(batch().with_attended(wrong).is_err());
+        }
+    }
 
     #[track_caller]
     fn check_invalid(token_ids: &[u32], type_ids: Option<&[u32]>, cu_seqlens: &[u32], expected: &str) {

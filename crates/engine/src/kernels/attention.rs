@@ -95,18 +95,24 @@ pub(crate) fn attention_of_rows(
     if hidden_size == 0 || qkv.len() != total_tokens * 3 * hidden_size {
         bail!("attention: {} values for {total_tokens} tokens of {num_heads} heads of {head_dim}", qkv.len());
     }
-    options.check(shape, sequences.iter().map(Range::len).max().unwrap_or(0))?;
+    options.check(shape, sequences)?;
     let mut values = Vec::with_capacity(total_tokens * hidden_size);
     let out = Disjoint(values.as_mut_ptr());
-    let sequences: Vec<_> = sequences.iter().filter(|rows| !rows.is_empty()).collect();
+    let attended = |(index, rows): (usize, &Range<usize>)| {
+        let keys = options.attended.map_or(rows.len(), |attended| attended[index] as usize);
+        (rows.clone(), keys)
+    };
+    let sequences: Vec<_> =
+        sequences.iter().enumerate().map(attended).filter(|(rows, _)| !rows.is_empty()).collect();
     let may_round = matches!(options.precision, Precision::Bf16 | Precision::Int8);
     let run_head = |index: usize| {
-        let (rows, head) = (&sequences[index / num_heads], index % num_heads);
+        let ((rows, keys), head) = (&sequences[index / num_heads], index % num_heads);
         let head = Head {
             shape,
             options,
             qkv: &qkv[rows.start * 3 * hidden_size..rows.end * 3 * hidden_size],
             seq_len: rows.len(),
+            keys: *keys,
             head,
             // SAFETY: `values` has room for `hidden_size` columns of every token.
             out: unsafe { out.add(rows.start * hidden_size + head * head_dim) },
@@ -114,7 +120,7 @@ pub(crate) fn attention_of_rows(
         dispatch_product(head, may_round);
     };
     let heads = sequences.len() * num_heads;
-    let products: usize = sequences.iter().map(|rows| 2 * rows.len() * rows.len() * hidden_size).sum();
+    let products: usize = sequences.iter().map(|(rows, keys)| 2 * rows.len() * keys * hidden_size).sum();
     let heads_of_part = (MIN_SHARED_PRODUCTS * heads).div_ceil(products.max(1));
     share(heads.div_ceil(heads_of_part.max(1)), |index| {
         let first = index * heads_of_part;

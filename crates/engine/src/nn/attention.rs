@@ -50,7 +50,8 @@ impl SelfAttention {
     pub fn forward(&self, x: &Tensor, batch: &Batch) -> Result<Tensor> {
         let qkv = self.qkv.forward(x)?;
         let context = if qkv.device().is_cpu() {
-            let options = AttentionOptions { precision: self.precision, ..AttentionOptions::default() };
+            let (precision, attended) = (self.precision, batch.attended());
+            let options = AttentionOptions { precision, attended, ..AttentionOptions::default() };
             kernels::attention_with(&qkv, batch, self.shape, &options)?
         } else {
             composed(&qkv, batch, self.shape)?
@@ -63,11 +64,12 @@ impl SelfAttention {
 fn composed(qkv: &Tensor, batch: &Batch, shape: AttentionShape) -> Result<Tensor> {
     let AttentionShape { num_heads, head_dim, scale } = shape;
     let mut contexts = Vec::with_capacity(batch.batch_size());
-    for rows in batch.sequences().filter(|rows| !rows.is_empty()) {
+    for (index, rows) in batch.sequences().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+        let keys = batch.attended().map_or(rows.len(), |attended| attended[index] as usize);
         let qkv = qkv.narrow(0, rows.start, rows.len())?.reshape((rows.len(), 3, num_heads, head_dim))?;
         // [num_heads, seq_len, head_dim]
         let part = |index| qkv.narrow(1, index, 1)?.squeeze(1)?.transpose(0, 1)?.contiguous();
-        let (q, k, v) = (part(0)?, part(1)?, part(2)?);
+        let (q, k, v) = (part(0)?, part(1)?.narrow(1, 0, keys)?, part(2)?.narrow(1, 0, keys)?.contiguous()?);
         let scores = (q.matmul(&k.transpose(D::Minus2, D::Minus1)?.contiguous()?)? * f64::from(scale))?;
         let context = candle_nn::ops::softmax_last_dim(&scores)?.matmul(&v)?;
         contexts.push(context.transpose(0, 1)?.reshape((rows.len(), num_heads * head_dim))?);
@@ -95,5 +97,23 @@ mod tests {
         for (kernel, composed) in kernel.iter().zip(composed) {
             assert!((kernel - composed).abs() < 2e-6, "{kernel} {composed}");
         }
+    }
+
+    #[test]
+    fn tokens_that_are_not_attended_to_change_nothing_for_others() {
+        let shape = AttentionShape { num_heads: 2, head_dim: 4, scale: 0.5 };
+        let batch = Batch::from_sequences([[0; 5].as_slice(), &[0; 3]]).unwrap();
+        let batch = batch.with_attended(vec![2, 3]).unwrap();
+        let values: Vec<f32> = (0..8 * 24).map(|i| (i as f32 * 0.61).sin() * 2.0).collect();
+        let qkv = Tensor::from_vec(values, (8, 24), &Device::Cpu).unwrap();
+        let options = AttentionOptions { attended: batch.attended(), ..AttentionOptions::default() };
+        let kernel = kernels::attention_with(&qkv, &batch, shape, &options).unwrap().to_vec2::<f32>().unwrap();
+        let composed = composed(&qkv, &batch, shape).unwrap().to_vec2::<f32>().unwrap();
+        for (kernel, composed) in kernel.concat().iter().zip(composed.concat()) {
+            assert!((kernel - composed).abs() < 2e-6, "{kernel} {composed}");
+        }
+        let two = Batch::from_sequences([[0; 2].as_slice()]).unwrap();
+        let alone = kernels::attention(&qkv.narrow(0, 0, 2).unwrap(), &two, shape).unwrap();
+        assert_eq!(alone.to_vec2::<f32>().unwrap(), kernel[..2]);
     }
 }

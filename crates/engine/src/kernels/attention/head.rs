@@ -38,6 +38,8 @@ pub(super) struct Head<'a> {
     /// The sequence's rows of queries, keys and values of all heads.
     pub(super) qkv: &'a [f32],
     pub(super) seq_len: usize,
+    /// How many of the sequence's first tokens are attended to, not zero.
+    pub(super) keys: usize,
     pub(super) head: usize,
     /// Where the head's first column of the sequence's first row of results is. Rows are
     /// `num_heads * head_dim` apart; nobody else uses the head's columns of these rows while this runs.
@@ -180,14 +182,14 @@ impl Head<'_> {
         }
     }
 
-    /// The keys that a block of queries attends to, in whole groups if the sequence does not end before: the
+    /// The keys that a block of queries attends to, in whole groups if what is attended to does not end before: the
     /// bias hides those that are outside the window.
     #[inline(always)]
     fn keys_of<F: Factors>(&self, block: &Range<usize>) -> Range<usize> {
         let window = self.options.window.unwrap_or(self.seq_len);
         let first = block.start.saturating_sub(window);
-        let end = self.seq_len.min(block.end.saturating_add(window));
-        first - first % F::GROUP..self.seq_len.min(end.next_multiple_of(F::GROUP))
+        let end = self.keys.min(block.end.saturating_add(window));
+        first - first % F::GROUP..self.keys.min(end.next_multiple_of(F::GROUP))
     }
 
     /// A block of queries, at most `COLS` registers of them.

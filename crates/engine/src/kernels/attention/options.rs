@@ -1,5 +1,7 @@
 //! What attention depends on besides queries, keys and values.
 
+use std::ops::Range;
+
 use candle_core::{Result, bail};
 
 use super::AttentionShape;
@@ -14,6 +16,9 @@ pub struct AttentionOptions<'a> {
     pub window: Option<usize>,
     /// Rotates queries and keys by their positions.
     pub rotary: Option<Rotary<'a>>,
+    /// How many of each sequence's first tokens are attended to, of all sequences; all where `None`. Not together with a
+    /// window, which may leave a token nothing to attend to.
+    pub attended: Option<&'a [u32]>,
     /// What the linear layers around have. In bf16 and int8, queries, keys, values and the powers of the
     /// softmax are rounded to bf16 if the CPU multiplies pairs of them; all else is computed in f32.
     pub precision: Precision,
@@ -60,8 +65,20 @@ impl<'a> Rotary<'a> {
 }
 
 impl AttentionOptions<'_> {
-    /// Fails when tables do not fit the heads or sequences of `max_seq_len` tokens.
-    pub(super) fn check(&self, shape: AttentionShape, max_seq_len: usize) -> Result<()> {
+    /// Fails when tables do not fit the heads or the sequences.
+    pub(super) fn check(&self, shape: AttentionShape, sequences: &[Range<usize>]) -> Result<()> {
+        let max_seq_len = sequences.iter().map(Range::len).max().unwrap_or(0);
+        if let Some(attended) = self.attended {
+            let fits = |(rows, length): (&Range<usize>, &u32)| {
+                *length as usize <= rows.len() && (*length > 0 || rows.is_empty())
+            };
+            if attended.len() != sequences.len() || !sequences.iter().zip(attended).all(fits) {
+                bail!("attention: attended lengths {attended:?} for sequences {sequences:?}");
+            }
+            if self.window.is_some() {
+                bail!("attention: a window of tokens of which some are not attended to");
+            }
+        }
         match self.bias {
             Some(PositionBias::Alibi { slopes }) if slopes.len() != shape.num_heads => {
                 bail!("attention: {} slopes for {} heads", slopes.len(), shape.num_heads)

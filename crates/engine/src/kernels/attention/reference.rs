@@ -3,7 +3,7 @@
 use super::{AttentionOptions, AttentionShape, PositionBias};
 
 /// What [`attention_with`](super::attention_with) computes for one sequence, in f64: `qkv` is
-/// `[seq_len, 3 * num_heads * head_dim]`.
+/// `[seq_len, 3 * num_heads * head_dim]`. Of attended lengths, the first is meant.
 pub fn attention_reference(qkv: &[f32], shape: AttentionShape, options: &AttentionOptions) -> Vec<f64> {
     let AttentionShape { num_heads, head_dim, scale } = shape;
     let hidden_size = num_heads * head_dim;
@@ -15,15 +15,16 @@ pub fn attention_reference(qkv: &[f32], shape: AttentionShape, options: &Attenti
             qkv[start..start + head_dim].iter().map(|value| f64::from(*value)).collect()
         };
         let rotated = |index: usize, token: usize| rotate(part(index, token), token, options);
-        let keys: Vec<_> = (0..seq_len).map(|key| rotated(1, key)).collect();
-        let values: Vec<_> = (0..seq_len).map(|key| part(2, key)).collect();
+        let attended = options.attended.map_or(seq_len, |attended| attended[0] as usize);
+        let keys: Vec<_> = (0..attended).map(|key| rotated(1, key)).collect();
+        let values: Vec<_> = (0..attended).map(|key| part(2, key)).collect();
         for token in 0..seq_len {
             let query = rotated(0, token);
             let score = |key: usize| {
                 let product: f64 = query.iter().zip(&keys[key]).map(|(q, k)| q * k).sum();
                 product * f64::from(scale) + bias(options, head, token, key)
             };
-            let scores: Vec<f64> = (0..seq_len).map(score).collect();
+            let scores: Vec<f64> = (0..attended).map(score).collect();
             let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
             let sum: f64 = weights.iter().sum();

@@ -103,7 +103,12 @@ proptest! {
         window in prop::option::of(0usize..100),
         rotary_dim in prop::option::of(0usize..70),
         precision in prop::sample::select(&Precision::ALL),
+        attended in prop::option::of(1usize..150),
     ) {
+        // Not together with a window.
+        let attended = attended.filter(|_| window.is_none());
+        let keys = |length: &usize| attended.map_or(*length, |keys| keys.min(*length)) as u32;
+        let keys: Vec<u32> = lengths.iter().map(keys).collect();
         let shape = AttentionShape { num_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt() };
         let rotary_dim = rotary_dim.map(|dim| dim.min(head_dim) / 2 * 2);
         let tables = Tables::new(num_heads, max_distance, rotary_dim.unwrap_or_default(), 150);
@@ -116,12 +121,14 @@ proptest! {
             window,
             rotary: rotary_dim.map(|dim| Rotary { cos: &tables.cos, sin: &tables.sin, dim }),
             precision,
+            attended: attended.map(|_| keys.as_slice()),
         };
         let width = 3 * num_heads * head_dim;
         let qkv = values(lengths.iter().sum::<usize>() * width, seed);
         let packed = run(&qkv, &lengths, shape, &options);
         let mut first = 0;
-        for length in lengths {
+        for (length, keys) in lengths.into_iter().zip(&keys) {
+            let options = AttentionOptions { attended: options.attended.map(|_| std::slice::from_ref(keys)), ..options };
             let rows = first..first + length;
             let own = &qkv[rows.start * width..rows.end * width];
             let found = &packed[rows.start * width / 3..rows.end * width / 3];
@@ -148,7 +155,8 @@ impl ProductKernel for OneHead<'_> {
     fn run<F: Factors>(self, factors: F) {
         let Self { qkv, seq_len, shape, options } = self;
         let mut found = vec![f32::NAN; seq_len * shape.head_dim];
-        Head { shape, options: &options, qkv, seq_len, head: 0, out: found.as_mut_ptr() }.run(factors);
+        Head { shape, options: &options, qkv, seq_len, keys: seq_len, head: 0, out: found.as_mut_ptr() }
+            .run(factors);
         for (found, expected) in found.iter().zip(attention_reference(qkv, shape, &options)) {
             assert!((f64::from(*found) - expected).abs() < 1e-5, "{found} {expected}");
         }
@@ -182,6 +190,7 @@ fn pairs_of_bf16_agree_with_reference_and_with_f32() {
             let qkv = values(seq_len * 6 * head_dim, 11);
             let tables = Tables::new(2, 20, 4, seq_len);
             let windowed = |window, bias| AttentionOptions {
+                attended: None,
                 bias: Some(bias),
                 window: Some(window),
                 rotary: Some(Rotary { cos: &tables.cos, sin: &tables.sin, dim: 4 }),

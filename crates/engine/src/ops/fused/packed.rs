@@ -10,7 +10,8 @@ use crate::graph::{
 };
 use crate::kernels::{AttentionOptions, AttentionShape, PositionBias, Rotary, attention_of_rows};
 
-/// Self-attention: inputs are `[1, total_tokens, 3 * num_heads * head_dim]` and `cu_seqlens`.
+/// Self-attention: inputs are `[1, total_tokens, 3 * num_heads * head_dim]`, `cu_seqlens` and, if it was wanted, how many
+/// of each sequence's first tokens are attended to, `[batch_size]`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PackedAttention {
     pub(crate) shape: AttentionShape,
@@ -69,7 +70,12 @@ impl Operator for PackedAttention {
             .map(|bias| PositionBias::Relative { table: &bias.values, max_distance: bias.max_distance });
         let rotary =
             self.rotary.as_ref().map(|table| Rotary { cos: &table.cos, sin: &table.sin, dim: table.dim });
-        let options = AttentionOptions { bias, window: self.window, precision: self.precision, rotary };
+        let attended = match inputs.optional(2) {
+            None => None,
+            Some(lengths) => Some(lengths.values::<i64>()?.iter().map(|length| *length as u32).collect::<Vec<_>>()),
+        };
+        let (window, precision, attended) = (self.window, self.precision, attended.as_deref());
+        let options = AttentionOptions { bias, window, precision, rotary, attended };
         let values = attention_of_rows(&qkv.to_floats()?, &sequences, self.shape, &options);
         let values = values.map_err(|error| Problem::new(error.to_string()))?;
         let shape = [1, qkv.shape()[1], self.shape.num_heads * self.shape.head_dim];
