@@ -539,7 +539,7 @@ impl Operator for Fill {
 
     fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
         let shape = inputs.get(0)?.shape();
-        Ok(vec![ints(self.dtype, shape, vec![self.value; inputs.get(0)?.len()])?])
+        Ok(vec![Array::from_ints(self.dtype, shape, vec![self.value; inputs.get(0)?.len()])?])
     }
 }
 
@@ -582,18 +582,7 @@ impl Operator for CastInts {
 
     fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
         let x = inputs.get(0)?;
-        Ok(vec![ints(self.dtype, x.shape(), x.to_ints()?)?])
-    }
-}
-
-fn ints(dtype: DataType, shape: &[usize], values: Vec<i64>) -> Result<Array, Problem> {
-    match dtype {
-        DataType::I64 => Array::new(shape, values),
-        DataType::I32 => match values.into_iter().map(i32::try_from).collect() {
-            Ok(values) => Array::new::<i32>(shape, values),
-            Err(_) => problem!("an id does not fit 32 bits"),
-        },
-        other => problem!("ids cannot be {other}"),
+        Ok(vec![Array::from_ints(self.dtype, x.shape(), x.to_ints()?)?])
     }
 }
 

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use self::attention::AttentionCore;
 use self::layout::{Layout, Packed};
 use crate::Precision;
-use crate::graph::{Array, Dim, Graph, Info, Infos, Node, Operator, Problem, ValueId};
+use crate::graph::{Array, DataType, Dim, Graph, Info, Infos, Node, Operator, Problem, ValueId};
 use crate::ops::fused::{Linear, PackedAttention, RotaryTable, RowsByPosition, WeightLayout};
 use crate::passes::Pattern;
 
@@ -140,7 +140,7 @@ impl<'a> Packer<'a> {
     fn new(graph: &'a Graph, infos: &'a Infos, roles: &'a Roles, precision: Precision) -> Self {
         let mut packed = Graph::default();
         let tokens = Dim::symbol("total_tokens");
-        let int = |shape: Vec<Dim>| Some(Info::new(crate::graph::DataType::I64, shape));
+        let int = |shape: Vec<Dim>| Some(Info::new(DataType::I64, shape));
         let token_ids = packed.add_input(TOKEN_IDS, int(vec![1i64.into(), tokens.clone()]));
         let type_ids = packed.add_input(TYPE_IDS, int(vec![1i64.into(), tokens.clone()]));
         let positions = packed.add_input(POSITIONS, int(vec![tokens]));
@@ -190,14 +190,14 @@ impl<'a> Packer<'a> {
         }
     }
 
-    fn dtype(&self, id: ValueId) -> crate::graph::DataType {
-        self.infos.get(id).map_or(crate::graph::DataType::I64, |info| info.dtype)
+    fn dtype(&self, id: ValueId) -> DataType {
+        self.infos.get(id).map_or(DataType::I64, |info| info.dtype)
     }
 
     /// Some files read 32-bit ids.
     fn cast_like(&mut self, id: ValueId, input: ValueId) -> ValueId {
         let dtype = self.dtype(input);
-        if dtype == crate::graph::DataType::I64 {
+        if dtype == DataType::I64 {
             return id;
         }
         self.packed.add_node("cast", layout::CastInts { dtype }, &[id])
@@ -397,9 +397,16 @@ pub(crate) fn declare(graph: &mut Graph, roles: &Roles) -> Result<(), Problem> {
     let inputs = [Some(roles.token_ids), roles.attention_mask, roles.type_ids, roles.positions];
     for id in inputs.into_iter().flatten() {
         let value = graph.value_mut(id);
-        let dtype = value.declared.as_ref().map_or(crate::graph::DataType::I64, |info| info.dtype);
-        if !dtype.is_int() {
-            return Err(Problem::new(format!("input `{}` is {dtype}, expected integers", value.name)));
+        let dtype = value.declared_dtype();
+        let holds = match id {
+            // Ones and zeros.
+            id if Some(id) == roles.attention_mask => dtype != DataType::String,
+            id if Some(id) == roles.type_ids => dtype.is_int(),
+            // Vocabularies may have more entries than 16 bits tell apart.
+            _ => dtype.is_int() && dtype.size() >= 4,
+        };
+        if !holds {
+            return Err(Problem::new(format!("input `{}` is {dtype}, which does not hold ids", value.name)));
         }
         value.declared = Some(Info::new(dtype, vec![batch_size(), seq_len()]));
     }

@@ -134,8 +134,6 @@ fn is_refused(build: impl FnOnce(&mut Model) -> ValueId) {
     assert!(reason.starts_with("node `"), "{reason}");
 }
 
-const LAST: i64 = WIDTH as i64;
-
 #[test]
 fn normalisations_go_along_rows() {
     for name in ["Softmax", "LogSoftmax", "Hardmax", "LpNormalization"] {
@@ -374,4 +372,32 @@ fn other_operators_are_not_packed() {
         let (scale, bias) = (model.wave(&[3]), model.wave(&[3]));
         model.node("InstanceNormalization", &[], &[model.rows, scale, bias])
     });
+}
+
+#[test]
+fn inputs_have_types_that_hold_what_they_are_for() {
+    let declared = |role: usize, dtype: DataType| {
+        let mut graph = Graph::default();
+        let ids: Vec<ValueId> = (0..4)
+            .map(|index| {
+                let dtype = if index == role { dtype } else { DataType::I64 };
+                graph.add_input(format!("{index}"), Some(Info::unknown(dtype)))
+            })
+            .collect();
+        let roles = Roles {
+            token_ids: ids[0],
+            attention_mask: Some(ids[1]),
+            type_ids: Some(ids[2]),
+            positions: Some(ids[3]),
+        };
+        declare(&mut graph, &roles).is_ok()
+    };
+    use DataType::{Bool, F32, I32, I64, String, U8};
+    for (role, dtypes) in
+        [(0, &[I32, I64][..]), (1, &[I32, I64, Bool, F32, U8]), (2, &[I32, I64, U8]), (3, &[I32, I64])]
+    {
+        for dtype in [Bool, F32, I32, I64, String, U8] {
+            assert_eq!(declared(role, dtype), dtypes.contains(&dtype), "input {role} of {dtype}");
+        }
+    }
 }
