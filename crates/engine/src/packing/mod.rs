@@ -15,18 +15,26 @@ mod axes;
 mod evaluate;
 mod layout;
 mod mask;
+mod operand;
+mod operators;
 mod positions;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use self::attention::AttentionCore;
 use self::layout::{Layout, Packed};
+use self::operand::Source;
+use self::operators::{CastInts, Columns, Fill};
 use crate::Precision;
 use crate::graph::{Array, DataType, Dim, Graph, Info, Infos, Node, Operator, Problem, ValueId};
+use crate::kernels::AttentionShape;
+use crate::ops::elementwise::{Arithmetic, Operation};
 use crate::ops::fused::{Linear, PackedAttention, RotaryTable, RowsByPosition, WeightLayout};
+use crate::ops::shaping::Reshape;
 use crate::passes::Pattern;
 
 /// What the inputs of an encoder are.
@@ -176,15 +184,14 @@ impl<'a> Packer<'a> {
         }
         if let Some(id) = roles.attention_mask {
             // No token is padding.
-            let ones = self.packed.add_node(
-                "mask",
-                layout::Fill { dtype: self.dtype(id), value: 1 },
-                &[self.token_ids],
-            );
+            let ones =
+                self.packed.add_node("mask", Fill { dtype: self.dtype(id), value: 1 }, &[self.token_ids]);
             self.values.insert(id, Ok((ones, tokens)));
         }
         if let Some(id) = roles.positions {
-            let row = self.packed.add_node("positions", layout::Row, &[self.positions]);
+            let shape = self.constant(Array::vector(vec![1i64, -1]));
+            let row =
+                self.packed.add_node("positions", Reshape { allow_zero: true }, &[self.positions, shape]);
             let row = self.cast_like(row, id);
             self.values.insert(id, Ok((row, tokens)));
         }
@@ -200,7 +207,7 @@ impl<'a> Packer<'a> {
         if dtype == DataType::I64 {
             return id;
         }
-        self.packed.add_node("cast", layout::CastInts { dtype }, &[id])
+        self.packed.add_node("cast", CastInts { dtype }, &[id])
     }
 
     /// The packed value of a value, or why there is none.
@@ -266,7 +273,11 @@ impl<'a> Packer<'a> {
     }
 
     fn attention(&mut self, node: &Node, core: AttentionCore) -> Result<(ValueId, Layout), Reason> {
-        let qkv = self.queries_keys_values(node, &core)?;
+        let mut qkv = self.queries_keys_values(node, &core)?;
+        if let Some(bias) = core.qkv_bias {
+            let (bias, _) = self.packed(bias)?;
+            qkv = self.add(node, Arithmetic { operation: Operation::Add }, &[qkv, bias]);
+        }
         let attention = PackedAttention {
             shape: core.shape,
             precision: self.precision,
@@ -291,22 +302,24 @@ impl<'a> Packer<'a> {
             }
             ids.push(id);
         }
-        let hidden_size = core.shape.num_heads * core.shape.head_dim;
-        let is_side_by_side = |index: usize| core.sources[index].first_column == index * hidden_size;
-        if ids[0] == ids[1]
-            && ids[1] == ids[2]
-            && (0..3).all(is_side_by_side)
-            && core.source_width == 3 * hidden_size
-        {
+        let AttentionShape { num_heads, head_dim, .. } = core.shape;
+        let hidden_size = num_heads * head_dim;
+        let is_from = |source: &Source, first: usize, width: usize| {
+            source.dims == [width]
+                && source.columns.iter().enumerate().all(|(h, column)| *column == first + h * head_dim)
+        };
+        let is_side_by_side =
+            (0..3).all(|index| is_from(&core.sources[index], index * hidden_size, 3 * hidden_size));
+        if ids[0] == ids[1] && ids[1] == ids[2] && is_side_by_side {
             return Ok(ids[0]);
         }
-        if core.sources.iter().all(|source| source.first_column == 0)
+        if core.sources.iter().all(|source| is_from(source, 0, hidden_size))
             && let Some(merged) = self.merged_linear(node, &ids)
         {
             return Ok(merged);
         }
-        let columns = core.sources.iter().map(|source| source.first_column).collect();
-        let operator = layout::Columns { first_columns: columns, width: hidden_size };
+        let heads = core.sources.iter().map(|source| source.columns.clone()).collect();
+        let operator = Columns { heads, head_dim };
         Ok(self.packed.add_node(format!("{}: queries, keys, values", node.name), operator, &ids))
     }
 
