@@ -11,19 +11,30 @@
 //! inputs, and its result compared with what attention or a padding mask mean.
 
 mod attention;
+mod axes;
 mod evaluate;
 mod layout;
 mod mask;
+mod operand;
+mod operators;
 mod positions;
+#[cfg(test)]
+mod tests;
+mod whole;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use self::attention::AttentionCore;
-use self::layout::Layout;
+use self::layout::{Layout, Packed};
+use self::operand::Source;
+use self::operators::{CastInts, Columns, Fill};
 use crate::Precision;
-use crate::graph::{Array, Dim, Graph, Info, Infos, Node, Operator, Problem, ValueId};
+use crate::graph::{Array, DataType, Dim, Graph, Info, Infos, Node, Operator, Problem, ValueId};
+use crate::kernels::AttentionShape;
+use crate::ops::elementwise::{Arithmetic, Operation};
 use crate::ops::fused::{Linear, PackedAttention, RotaryTable, RowsByPosition, WeightLayout};
+use crate::ops::shaping::Reshape;
 use crate::passes::Pattern;
 
 /// What the inputs of an encoder are.
@@ -139,7 +150,7 @@ impl<'a> Packer<'a> {
     fn new(graph: &'a Graph, infos: &'a Infos, roles: &'a Roles, precision: Precision) -> Self {
         let mut packed = Graph::default();
         let tokens = Dim::symbol("total_tokens");
-        let int = |shape: Vec<Dim>| Some(Info::new(crate::graph::DataType::I64, shape));
+        let int = |shape: Vec<Dim>| Some(Info::new(DataType::I64, shape));
         let token_ids = packed.add_input(TOKEN_IDS, int(vec![1i64.into(), tokens.clone()]));
         let type_ids = packed.add_input(TYPE_IDS, int(vec![1i64.into(), tokens.clone()]));
         let positions = packed.add_input(POSITIONS, int(vec![tokens]));
@@ -175,15 +186,14 @@ impl<'a> Packer<'a> {
         }
         if let Some(id) = roles.attention_mask {
             // No token is padding.
-            let ones = self.packed.add_node(
-                "mask",
-                layout::Fill { dtype: self.dtype(id), value: 1 },
-                &[self.token_ids],
-            );
+            let ones =
+                self.packed.add_node("mask", Fill { dtype: self.dtype(id), value: 1 }, &[self.token_ids]);
             self.values.insert(id, Ok((ones, tokens)));
         }
         if let Some(id) = roles.positions {
-            let row = self.packed.add_node("positions", layout::Row, &[self.positions]);
+            let shape = self.constant(Array::vector(vec![1i64, -1]));
+            let row =
+                self.packed.add_node("positions", Reshape { allow_zero: true }, &[self.positions, shape]);
             let row = self.cast_like(row, id);
             self.values.insert(id, Ok((row, tokens)));
         }
@@ -197,17 +207,17 @@ impl<'a> Packer<'a> {
         }
     }
 
-    fn dtype(&self, id: ValueId) -> crate::graph::DataType {
-        self.infos.get(id).map_or(crate::graph::DataType::I64, |info| info.dtype)
+    fn dtype(&self, id: ValueId) -> DataType {
+        self.infos.get(id).map_or(DataType::I64, |info| info.dtype)
     }
 
     /// Some files read 32-bit ids.
     fn cast_like(&mut self, id: ValueId, input: ValueId) -> ValueId {
         let dtype = self.dtype(input);
-        if dtype == crate::graph::DataType::I64 {
+        if dtype == DataType::I64 {
             return id;
         }
-        self.packed.add_node("cast", layout::CastInts { dtype }, &[id])
+        self.packed.add_node("cast", CastInts { dtype }, &[id])
     }
 
     /// The packed value of a value, or why there is none.
@@ -246,35 +256,38 @@ impl<'a> Packer<'a> {
         if self.depends[output.index()] & !depends::SIZES == 0 {
             return;
         }
-        if let Some(parts) = layout::pack_parts(self, node) {
-            let parts = parts.map_err(|reason| reason.at(node));
-            for (index, id) in node.outputs.iter().enumerate() {
-                if let Some(id) = id {
-                    self.values.insert(*id, parts.clone().map(|parts| parts[index]));
-                }
-            }
-            return;
-        }
-        let result = match attention::find(self, node) {
-            Some(Ok(core)) => self.attention(node, core),
+        let results = match attention::find(self, node) {
+            Some(Ok(core)) => self.attention(node, core).map(|packed| vec![packed]),
             Some(Err(reason)) => Err(format!("attention: {reason}").into()),
             None => layout::pack_node(self, node),
         };
-        let result = result.map_err(|reason| reason.at(node));
         for (index, id) in node.outputs.iter().enumerate() {
-            if let Some(id) = id {
-                let result = if index == 0 {
-                    result.clone()
-                } else {
-                    Err(Reason::from("a further output is read").at(node))
-                };
-                self.values.insert(*id, result);
-            }
+            let Some(id) = *id else {
+                continue;
+            };
+            let result = match &results {
+                Ok(packed) => self.in_place(id, packed.get(index).copied()),
+                Err(reason) => Err(reason.clone()),
+            };
+            self.values.insert(id, result.map_err(|reason| reason.at(node)));
+        }
+    }
+
+    /// The packed value of `id`, whose shape must be what its layout says.
+    fn in_place(&self, id: ValueId, packed: Option<Packed>) -> Result<Packed, Reason> {
+        let (packed, layout) = packed.ok_or("a further output is read")?;
+        match self.shape(id) {
+            Some(shape) if layout::is_in_place(shape, layout) => Ok((packed, layout)),
+            shape => Err(format!("its output of shape {shape:?} is {layout}").into()),
         }
     }
 
     fn attention(&mut self, node: &Node, core: AttentionCore) -> Result<(ValueId, Layout), Reason> {
-        let qkv = self.queries_keys_values(node, &core)?;
+        let mut qkv = self.queries_keys_values(node, &core)?;
+        if let Some(bias) = core.qkv_bias {
+            let (bias, _) = self.packed(bias)?;
+            qkv = self.add(node, Arithmetic { operation: Operation::Add }, &[qkv, bias]);
+        }
         let attention = PackedAttention {
             shape: core.shape,
             precision: self.precision,
@@ -299,22 +312,24 @@ impl<'a> Packer<'a> {
             }
             ids.push(id);
         }
-        let hidden_size = core.shape.num_heads * core.shape.head_dim;
-        let is_side_by_side = |index: usize| core.sources[index].first_column == index * hidden_size;
-        if ids[0] == ids[1]
-            && ids[1] == ids[2]
-            && (0..3).all(is_side_by_side)
-            && core.source_width == 3 * hidden_size
-        {
+        let AttentionShape { num_heads, head_dim, .. } = core.shape;
+        let hidden_size = num_heads * head_dim;
+        let is_from = |source: &Source, first: usize, width: usize| {
+            source.dims == [width]
+                && source.columns.iter().enumerate().all(|(h, column)| *column == first + h * head_dim)
+        };
+        let is_side_by_side =
+            (0..3).all(|index| is_from(&core.sources[index], index * hidden_size, 3 * hidden_size));
+        if ids[0] == ids[1] && ids[1] == ids[2] && is_side_by_side {
             return Ok(ids[0]);
         }
-        if core.sources.iter().all(|source| source.first_column == 0)
+        if core.sources.iter().all(|source| is_from(source, 0, hidden_size))
             && let Some(merged) = self.merged_linear(node, &ids)
         {
             return Ok(merged);
         }
-        let columns = core.sources.iter().map(|source| source.first_column).collect();
-        let operator = layout::Columns { first_columns: columns, width: hidden_size };
+        let heads = core.sources.iter().map(|source| source.columns.clone()).collect();
+        let operator = Columns { heads, head_dim };
         Ok(self.packed.add_node(format!("{}: queries, keys, values", node.name), operator, &ids))
     }
 
@@ -365,29 +380,17 @@ impl<'a> Packer<'a> {
         Some(output)
     }
 
-    /// A node like `node` with packed inputs.
-    fn copy(&mut self, node: &Node, inputs: Vec<Option<ValueId>>) -> ValueId {
-        let output = self.packed.add_value(&node.name);
-        let outputs = vec![Some(output)];
-        self.packed.nodes.push(Node {
-            name: node.name.clone(),
-            operator: node.operator.clone(),
-            inputs,
-            outputs,
-        });
-        output
-    }
-
-    /// [`copy`](Self::copy) of a node with several outputs.
-    fn copy_all(&mut self, node: &Node, inputs: Vec<Option<ValueId>>) -> Vec<ValueId> {
+    /// A node like `node` with packed inputs; its outputs have this layout.
+    fn copy_all(&mut self, node: &Node, inputs: Vec<Option<ValueId>>, layout: Layout) -> Vec<Packed> {
         let outputs: Vec<ValueId> = node.outputs.iter().map(|_| self.packed.add_value(&node.name)).collect();
+        let is_read = node.outputs.iter().map(Option::is_some);
         self.packed.nodes.push(Node {
             name: node.name.clone(),
             operator: node.operator.clone(),
             inputs,
-            outputs: outputs.iter().copied().map(Some).collect(),
+            outputs: outputs.iter().zip(is_read).map(|(id, is_read)| is_read.then_some(*id)).collect(),
         });
-        outputs
+        outputs.into_iter().map(|id| (id, layout)).collect()
     }
 
     fn add(&mut self, node: &Node, operator: impl Operator, inputs: &[ValueId]) -> ValueId {
@@ -417,9 +420,16 @@ pub(crate) fn declare(graph: &mut Graph, roles: &Roles) -> Result<(), Problem> {
     let inputs = [Some(roles.token_ids), roles.attention_mask, roles.type_ids, roles.positions];
     for id in inputs.into_iter().flatten() {
         let value = graph.value_mut(id);
-        let dtype = value.declared.as_ref().map_or(crate::graph::DataType::I64, |info| info.dtype);
-        if !dtype.is_int() {
-            return Err(Problem::new(format!("input `{}` is {dtype}, expected integers", value.name)));
+        let dtype = value.declared_dtype();
+        let holds = match id {
+            // Ones and zeros.
+            id if Some(id) == roles.attention_mask => dtype != DataType::String,
+            id if Some(id) == roles.type_ids => dtype.is_int(),
+            // Vocabularies may have more entries than 16 bits tell apart.
+            _ => dtype.is_int() && dtype.size() >= 4,
+        };
+        if !holds {
+            return Err(Problem::new(format!("input `{}` is {dtype}, which does not hold ids", value.name)));
         }
         value.declared = Some(Info::new(dtype, vec![batch_size(), seq_len()]));
     }
