@@ -24,9 +24,11 @@ mod folder;
 mod head;
 mod inspect;
 mod json;
+pub mod lexical;
 mod options;
 mod registry;
 pub mod source;
+mod sparse;
 mod text;
 
 pub use dense::{DenseModel, Embedding, TextRole};
@@ -37,4 +39,5 @@ pub use registry::{
     Kind, Missing, ModelSpec, OnnxDialect, Prompts, ReferenceFigures, ReferenceImage, Registry, SourceSpec,
     State, WeightsFormat, WeightsSpec,
 };
+pub use sparse::{Bm25, Bm25Options, SparseEmbedding, StemFn, Stemming, StopWords, TokenizeFn};
 pub use text::{WINDOW_BYTES, WINDOW_TEXTS};
