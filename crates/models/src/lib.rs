@@ -28,7 +28,7 @@ pub mod lexical;
 mod options;
 mod registry;
 pub mod source;
-mod sparse;
+pub mod sparse;
 mod text;
 
 pub use dense::{DenseModel, Embedding, TextRole};

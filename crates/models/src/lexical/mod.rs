@@ -9,11 +9,13 @@ mod language;
 mod murmur;
 mod stem;
 mod stop_words;
+mod word_pieces;
 mod words;
 
 pub use language::Language;
 pub use murmur::word_index;
 pub use stem::SnowballStemmer;
 pub use stop_words::stop_words;
-pub(crate) use words::is_punctuation_mark;
+pub use word_pieces::{CONTINUING_PREFIX, Word, join_word_pieces};
 pub use words::{is_punctuation, is_word_char, lower, split_words};
+pub(crate) use words::{is_punctuation_mark, runs};

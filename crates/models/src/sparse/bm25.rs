@@ -15,6 +15,7 @@ use std::sync::Arc;
 use candlewick_engine::ThreadPool;
 
 use super::SparseEmbedding;
+use super::embedding::overwriting;
 use crate::lexical::{
     Language, SnowballStemmer, is_punctuation_mark, lower, split_words, stop_words, word_index,
 };
@@ -245,11 +246,7 @@ impl Bm25 {
 
     /// Embeds queries, in their order: 1 for each word, however often it occurs.
     pub fn query_embed<S: AsRef<str> + Sync>(&self, queries: &[S]) -> Vec<SparseEmbedding> {
-        self.map(queries, |query| {
-            let mut seen = HashSet::new();
-            let indices = self.stems(query).map(|stem| word_index(&stem));
-            indices.filter(|index| seen.insert(*index)).map(|index| (index, 1.0)).collect()
-        })
+        self.map(queries, |query| overwriting(self.stems(query).map(|stem| (word_index(&stem), 1.0))))
     }
 
     /// Number of words of all `texts` together, stop words and overlong words included.
@@ -306,22 +303,11 @@ impl Bm25 {
             counts[position].1 += 1;
         }
         let saturation = k * (1.0 - b + b * f64::from(len) / avg_len);
-        let mut embedding = SparseEmbedding::default();
-        let mut by_index: HashMap<u32, usize> = HashMap::with_capacity(counts.len());
-        for (index, count) in counts {
+        // Of two words with one index the later's value stays, in the earlier's place.
+        overwriting(counts.into_iter().map(|(index, count)| {
             let count = f64::from(count);
-            let value = (count * (k + 1.0) / (count + saturation)) as f32;
-            // Of two words with one index the later's value stays, in the earlier's place.
-            match by_index.get(&index) {
-                Some(&position) => embedding.values[position] = value,
-                None => {
-                    by_index.insert(index, embedding.len());
-                    embedding.indices.push(index);
-                    embedding.values.push(value);
-                }
-            }
-        }
-        embedding
+            (index, (count * (k + 1.0) / (count + saturation)) as f32)
+        }))
     }
 }
 
