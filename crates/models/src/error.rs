@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use crate::lexical::Language;
 use crate::registry::{Kind, Missing};
 
 /// A result whose error is [`Error`].
@@ -138,6 +139,12 @@ pub enum Error {
         /// Why it can't be had.
         problem: String,
     },
+    /// There is no stemmer for this language.
+    #[error("no stemmer for the language `{language}`; there are {}", list_languages())]
+    UnknownLanguage {
+        /// What was asked for.
+        language: String,
+    },
     /// The engine could not load or run the model.
     #[error("model `{model}`: {source}")]
     Engine {
@@ -242,6 +249,10 @@ fn did_you_mean(nearest: &Option<String>) -> String {
 
 fn list_missing(missing: &[Missing]) -> String {
     missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn list_languages() -> String {
+    Language::ALL.map(Language::name).join(", ")
 }
 
 fn list_attempts(attempts: &[Attempt]) -> String {

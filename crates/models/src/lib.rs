@@ -24,11 +24,12 @@ mod folder;
 mod head;
 mod inspect;
 mod json;
+pub mod lexical;
 mod options;
 mod registry;
 mod rerank;
 pub mod source;
-mod sparse;
+pub mod sparse;
 mod text;
 mod text_model;
 
@@ -41,5 +42,7 @@ pub use registry::{
     SourceSpec, State, WeightsFormat, WeightsSpec,
 };
 pub use rerank::{Ranked, RerankModel, ScoreActivation, ScoreOptions, rank};
-pub use sparse::{SparseEmbedding, SpladeModel};
+pub use sparse::{
+    Bm25, Bm25Options, SparseEmbedding, SpladeModel, StemFn, Stemming, StopWords, TokenizeFn,
+};
 pub use text::{WINDOW_BYTES, WINDOW_TEXTS};

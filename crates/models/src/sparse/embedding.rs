@@ -92,6 +92,22 @@ impl From<HashMap<u32, f32>> for SparseEmbedding {
     }
 }
 
+/// A dimension that comes again keeps its place and takes the later value, as in a Python dictionary.
+pub(super) fn overwriting(dimensions: impl Iterator<Item = (u32, f32)>) -> SparseEmbedding {
+    let mut embedding = SparseEmbedding::default();
+    let mut places: HashMap<u32, usize> = HashMap::new();
+    for (index, value) in dimensions {
+        let place = *places.entry(index).or_insert(embedding.len());
+        if place == embedding.len() {
+            embedding.indices.push(index);
+            embedding.values.push(value);
+        } else {
+            embedding.values[place] = value;
+        }
+    }
+    embedding
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
