@@ -52,7 +52,7 @@ impl PackedLinear {
     /// # Errors
     ///
     /// When `x` is not whole rows.
-    pub(crate) fn forward_rows(&self, x: &[f32]) -> Result<Vec<f32>> {
+    pub fn forward_rows(&self, x: &[f32]) -> Result<Vec<f32>> {
         if !x.len().is_multiple_of(self.weight.in_features()) {
             bail!("linear: {} values are no rows of {}", x.len(), self.weight.in_features());
         }
@@ -111,7 +111,7 @@ impl CustomOp1 for MlpOp<'_> {
 
 impl MlpOp<'_> {
     /// Rows of `in_features` to rows of the second layer's width.
-    pub(crate) fn forward_rows(&self, x: &[f32], in_features: usize) -> Result<Vec<f32>> {
+    pub fn forward_rows(&self, x: &[f32], in_features: usize) -> Result<Vec<f32>> {
         let (up, down) = (&self.up.weight, &self.down.weight);
         if in_features != up.in_features() || up.out_features() != down.in_features() {
             let (first, second) = (up.in_features(), down.in_features());
