@@ -24,6 +24,7 @@ mod folder;
 mod head;
 mod inspect;
 mod json;
+mod multi_vector;
 mod options;
 mod registry;
 pub mod source;
@@ -32,6 +33,9 @@ mod text;
 pub use dense::{DenseModel, Embedding, TextRole};
 pub use error::{Attempt, Error, Result};
 pub use inspect::{EncoderInspection, Inspection, ValueType, WeightsSize, inspect};
+pub use multi_vector::{
+    MultiVectorEmbedding, Muvera, MuveraOptions, TokenPooling, max_sim, max_sim_scores, top_k,
+};
 pub use options::LoadOptions;
 pub use registry::{
     Kind, Missing, ModelSpec, OnnxDialect, Prompts, ReferenceFigures, ReferenceImage, Registry, SourceSpec,
