@@ -111,7 +111,7 @@ impl CustomOp1 for MlpOp<'_> {
 
 impl MlpOp<'_> {
     /// Rows of `in_features` to rows of the second layer's width.
-    pub fn forward_rows(&self, x: &[f32], in_features: usize) -> Result<Vec<f32>> {
+    pub(crate) fn forward_rows(&self, x: &[f32], in_features: usize) -> Result<Vec<f32>> {
         let (up, down) = (&self.up.weight, &self.down.weight);
         if in_features != up.in_features() || up.out_features() != down.in_features() {
             let (first, second) = (up.in_features(), down.in_features());
