@@ -29,7 +29,11 @@ pub fn main(options: &Options) -> Result<()> {
     if options.names.is_empty() || options.names.iter().any(|name| name == HOSTILE) {
         make_hostile()?;
     }
-    let names: Vec<&String> = options.names.iter().filter(|name| *name != HOSTILE).collect();
+    if options.names.is_empty() || options.names.iter().any(|name| name == MULTI_VECTOR) {
+        make_multi_vector()?;
+    }
+    let is_other = |name: &&String| *name != HOSTILE && *name != MULTI_VECTOR;
+    let names: Vec<&String> = options.names.iter().filter(is_other).collect();
     if names.is_empty() && !options.names.is_empty() {
         return Ok(());
     }
@@ -55,4 +59,25 @@ fn make_hostile() -> Result<()> {
     let mut command = Command::new(python);
     command.arg(root.join("xtask/fixtures/hostile_onnx.py"));
     python::run(command.arg("--out").arg(root.join("tests/fixtures").join(HOSTILE)))
+}
+
+/// What NumPy, SciPy, fastembed and PyLate compute from multi-vector embeddings.
+const MULTI_VECTOR: &str = "multi_vector";
+
+fn make_multi_vector() -> Result<()> {
+    // One method is taken out of it; its dependencies are many, and not needed.
+    const PYLATE: &str = "1.6.0";
+    let root = crate::root();
+    let scripts = root.join("xtask/fixtures");
+    let python = python::environment("fixtures", &scripts.join("requirements.lock"))?;
+    let folder = root.join("target/python/pylate");
+    let mut pip = Command::new(&python);
+    pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest"]);
+    python::run(pip.arg(&folder).arg(format!("pylate=={PYLATE}")))?;
+    let mut command = Command::new(python);
+    command
+        .arg(scripts.join("multi_vector.py"))
+        .arg("--out")
+        .arg(root.join("tests/fixtures").join(MULTI_VECTOR));
+    python::run(command.arg("--pylate").arg(folder.join(format!("pylate-{PYLATE}-py3-none-any.whl"))))
 }

@@ -7,6 +7,7 @@ pub mod corpus;
 pub mod fixtures;
 pub mod instructions;
 pub mod models;
+pub mod multi_vector;
 pub mod python;
 pub mod roofline;
 pub mod verify;

@@ -23,6 +23,8 @@ enum Chore {
     Compare(xtask::compare::Options),
     /// Measure this machine's peak, and the share of it that the encoder uses.
     Roofline(xtask::roofline::Options),
+    /// Measure MaxSim against NumPy and MUVERA against fastembed, side by side.
+    MultiVector(xtask::multi_vector::Options),
     /// Count the instructions of fixed work by callgrind, and compare with the committed counts.
     Instructions(xtask::instructions::Options),
     /// Write the README's table of models anew.
@@ -38,6 +40,7 @@ fn main() -> Result<()> {
         Chore::Conformance(options) => xtask::conformance::main(&options),
         Chore::Compare(options) => xtask::compare::main(&options),
         Chore::Roofline(options) => xtask::roofline::main(&options),
+        Chore::MultiVector(options) => xtask::multi_vector::main(&options),
         Chore::Instructions(options) => xtask::instructions::main(&options),
         Chore::Models => xtask::models::main(),
         Chore::Check => xtask::check::main(),

@@ -161,6 +161,42 @@ pub enum Error {
         /// The text's position in the input.
         index: usize,
     },
+    /// Values that are no multi-vector embedding.
+    #[error("not a multi-vector embedding: {problem}")]
+    InvalidVectors {
+        /// What is wrong with them.
+        problem: String,
+    },
+    /// Vectors of one length were given where another is needed.
+    #[error("{what} has vectors of {found} values, where {expected} are expected")]
+    DimMismatch {
+        /// Whose vectors: `document 3`.
+        what: String,
+        /// Values that a vector should have.
+        expected: usize,
+        /// Values that they have.
+        found: usize,
+    },
+    /// A computation over embeddings was asked for what it cannot do.
+    #[error("{of}: {parameter} {requested}: {problem}")]
+    InvalidParameter {
+        /// The computation: `Muvera`...
+        of: &'static str,
+        /// The parameter: `dim_proj`, `k_sim`...
+        parameter: &'static str,
+        /// The value that was asked for.
+        requested: usize,
+        /// Why it can't be had.
+        problem: String,
+    },
+    /// A multi-vector embedding that cannot be encoded as one vector.
+    #[error("{what} cannot be encoded: {problem}")]
+    NotEncodable {
+        /// Whose embedding: `document 3`.
+        what: String,
+        /// Why.
+        problem: &'static str,
+    },
     /// No source could provide the model's files. Every attempt is listed with its reason.
     #[error("model `{model}` could not be had from any source:{}", list_attempts(.attempts))]
     Unavailable {

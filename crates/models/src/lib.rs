@@ -25,6 +25,7 @@ mod head;
 mod inspect;
 mod json;
 pub mod lexical;
+mod multi_vector;
 mod options;
 mod registry;
 mod rerank;
@@ -36,6 +37,9 @@ mod text_model;
 pub use dense::{DenseModel, Embedding, TextRole};
 pub use error::{Attempt, Error, Result};
 pub use inspect::{EncoderInspection, Inspection, ValueType, WeightsSize, inspect};
+pub use multi_vector::{
+    MultiVectorEmbedding, Muvera, MuveraOptions, TokenPooling, max_sim, max_sim_scores, top_k,
+};
 pub use options::LoadOptions;
 pub use registry::{
     InputSpec, Kind, Missing, ModelSpec, OnnxDialect, Prompts, ReferenceFigures, ReferenceImage, Registry,

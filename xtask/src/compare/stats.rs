@@ -21,16 +21,16 @@ pub(super) fn percentile(values: &[f64], percent: usize) -> f64 {
 
 /// How many times one contestant's time is another's.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Ratio {
+pub(crate) struct Ratio {
     /// Of the medians over the rounds.
-    pub(super) median: f64,
+    pub(crate) median: f64,
     /// The smallest and the largest of any one round.
-    pub(super) range: (f64, f64),
+    pub(crate) range: (f64, f64),
 }
 
 impl Ratio {
     /// From each round's time.
-    pub(super) fn of(times: &[f64], other_times: &[f64]) -> Self {
+    pub(crate) fn of(times: &[f64], other_times: &[f64]) -> Self {
         let rounds: Vec<f64> = times.iter().zip(other_times).map(|(time, other)| time / other).collect();
         Self { median: median(times) / median(other_times), range: range(&rounds) }
     }

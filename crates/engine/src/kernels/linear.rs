@@ -52,7 +52,7 @@ impl PackedLinear {
     /// # Errors
     ///
     /// When `x` is not whole rows.
-    pub(crate) fn forward_rows(&self, x: &[f32]) -> Result<Vec<f32>> {
+    pub fn forward_rows(&self, x: &[f32]) -> Result<Vec<f32>> {
         if !x.len().is_multiple_of(self.weight.in_features()) {
             bail!("linear: {} values are no rows of {}", x.len(), self.weight.in_features());
         }

@@ -14,6 +14,7 @@ mod factors;
 mod gelu;
 mod gemm;
 mod glu;
+mod group_sums;
 mod lanes;
 mod layer_norm;
 mod linear;
@@ -37,6 +38,7 @@ pub use gelu::{
     gelu_erf, gelu_erf_reference, gelu_tanh, gelu_tanh_reference, quick_gelu, quick_gelu_reference,
 };
 pub use glu::{GluHalf, GluOp, swiglu_reference};
+pub use group_sums::{add_to_groups, project_f64};
 pub(crate) use layer_norm::layer_norm;
 pub use layer_norm::{LayerNormOp, layer_norm_reference};
 pub use linear::{MlpOp, PackError, PackedLinear, linear_reference};
@@ -45,7 +47,8 @@ pub use math::{exp, sigmoid, tanh};
 pub(crate) use matmul::{ProductShape, matmul};
 pub use max_sim::{max_sim, max_sim_reference};
 pub use pooling::{mean_pool, mean_pool_reference};
-pub(crate) use product::{integer_product, product, transposed};
+pub use product::product;
+pub(crate) use product::{integer_product, transposed};
 pub(crate) use rms_norm::rms_norm;
 pub(crate) use softmax::{log_softmax, softmax, softmax_or_zeros};
 pub use splade::{SpladeDecoder, SpladeOp, splade_max, splade_reference, splade_weights};

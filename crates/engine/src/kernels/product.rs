@@ -5,8 +5,12 @@ use super::{Disjoint, MIN_SHARED_PRODUCTS, simd};
 use crate::Precision;
 use crate::runtime::share;
 
-/// `a b^T` of `a`, `[m, k]`, and `b`, `[n, k]`, in row-major order.
-pub(crate) fn product(a: &[f32], b: &[f32], [m, n, k]: [usize; 3]) -> Vec<f32> {
+/// `a b^T` of `a`, `[m, k]`, and `b`, `[n, k]`, in row-major order: `[m, n]`.
+///
+/// # Panics
+///
+/// When the matrices are not of these sizes.
+pub fn product(a: &[f32], b: &[f32], [m, n, k]: [usize; 3]) -> Vec<f32> {
     assert!(a.len() == m * k && b.len() == n * k, "the matrices are [m, k] and [n, k]");
     if m == 0 || n == 0 || k == 0 {
         return vec![0.0; m * n];
