@@ -59,6 +59,8 @@ pub struct ImportOptions {
     /// Of an output with a row of numbers for each token, only the largest of each sequence are wanted, and none below
     /// zero: SPLADE. See [`ImportPlan::is_vocabulary_max`].
     pub vocabulary_max: bool,
+    /// Whether [some tokens of a sequence are not attended to](Batch::with_attended).
+    pub partly_attended: bool,
 }
 
 /// What the scales of 8-bit inputs are of, in files that were quantised dynamically.

@@ -24,6 +24,7 @@ mod folder;
 mod head;
 mod inspect;
 mod json;
+mod late_interaction;
 pub mod lexical;
 mod multi_vector;
 mod options;
@@ -37,13 +38,14 @@ mod text_model;
 pub use dense::{DenseModel, Embedding, TextRole};
 pub use error::{Attempt, Error, Result};
 pub use inspect::{EncoderInspection, Inspection, ValueType, WeightsSize, inspect};
+pub use late_interaction::LateInteractionModel;
 pub use multi_vector::{
     MultiVectorEmbedding, Muvera, MuveraOptions, TokenPooling, max_sim, max_sim_scores, top_k,
 };
 pub use options::LoadOptions;
 pub use registry::{
-    InputSpec, Kind, Missing, ModelSpec, OnnxDialect, Prompts, ReferenceFigures, ReferenceImage, Registry,
-    SourceSpec, State, WeightsFormat, WeightsSpec,
+    InputSpec, Kind, LateInteractionSpec, Missing, ModelSpec, OnnxDialect, Prompts, ReferenceFigures, ReferenceImage, Registry,
+    SourceSpec, SparseMethod, State, WeightsFormat, WeightsSpec,
 };
 pub use rerank::{Ranked, RerankModel, ScoreActivation, ScoreOptions, rank};
 pub use sparse::{

@@ -121,11 +121,23 @@ impl<H: Head> TextModel<H> {
         bytes: impl Fn(&T) -> usize,
         encode: impl Fn(usize, &T) -> Result<Encoding> + Sync,
     ) -> Result<Vec<H::Output>> {
+        self.run_with(items, role, bytes, encode, H::forward)
+    }
+
+    /// [`run_encoded`](Self::run_encoded) with another forward of the head.
+    pub(crate) fn run_with<T: Sync, R: Send>(
+        &self,
+        items: &[T],
+        role: TextRole,
+        bytes: impl Fn(&T) -> usize,
+        encode: impl Fn(usize, &T) -> Result<Encoding> + Sync,
+        forward: impl Fn(&H, &Tensor, &Batch) -> candlewick_engine::Result<Vec<Option<R>>> + Sync,
+    ) -> Result<Vec<R>> {
         if items.is_empty() {
             return Ok(Vec::new());
         }
         let network = self.network()?;
-        let head = |states: &_, batch: &_| network.head.forward(states, batch);
+        let head = |states: &_, batch: &_| forward(&network.head, states, batch);
         self.pipeline().run(items, bytes, encode, network.encoders.get(role).as_ref(), head)
     }
 

@@ -249,7 +249,8 @@ fn same_place(packer: &mut Packer, node: &Node) -> Result<Vec<Packed>, Reason> {
         if shape.len() != rank {
             return Err("inputs that depend on tokens have different ranks".into());
         }
-        if !is_in_place(shape, own) && !(own == TOKENS && is_by_position(shape)) {
+        let is_position = own == TOKENS && is_by_position(shape);
+        if !(is_position || is_in_place(shape, own)) {
             return Err(format!("an input of shape {shape:?} is {own}").into());
         }
         is_broadcast |= own.is_broadcast();

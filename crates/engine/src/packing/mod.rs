@@ -160,7 +160,7 @@ impl<'a> Packer<'a> {
             infos,
             roles,
             pattern: Pattern::new(graph),
-            depends: dependencies(graph, roles),
+            depends: dependencies(graph, infos, roles),
             precision,
             packed,
             token_ids,
@@ -437,7 +437,7 @@ pub(crate) fn declare(graph: &mut Graph, roles: &Roles) -> Result<(), Problem> {
 }
 
 /// What each value's elements depend on.
-fn dependencies(graph: &Graph, roles: &Roles) -> Vec<u8> {
+fn dependencies(graph: &Graph, infos: &Infos, roles: &Roles) -> Vec<u8> {
     let mut depends = vec![0; graph.num_values()];
     for id in &graph.inputs {
         depends[id.index()] = depends::GIVEN;
@@ -450,7 +450,13 @@ fn dependencies(graph: &Graph, roles: &Roles) -> Vec<u8> {
     }
     for node in &graph.nodes {
         let of_inputs = node.inputs.iter().flatten().fold(0, |all, id| all | depends[id.index()]);
-        let is_size = matches!(node.operator.name(), "Shape" | "Size" | "PositionIds");
+        // Sizes may depend on elements, too, as those of NonZero do.
+        let is_known = |id: ValueId| {
+            let shape = infos.get(id).and_then(|info| info.shape.as_deref());
+            shape.is_some_and(|shape| shape.iter().all(Dim::is_named))
+        };
+        let is_size = matches!(node.operator.name(), "Shape" | "Size" | "PositionIds")
+            && node.input(0).is_some_and(is_known);
         let of_outputs = if is_size && of_inputs != 0 { depends::SIZES } else { of_inputs };
         for id in node.outputs.iter().flatten() {
             depends[id.index()] = of_outputs;

@@ -3,16 +3,15 @@
 //! Both the classic form and that of sentence-transformers 6 are read; they differ in type paths and in how pooling
 //! is spelled.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candlewick_engine::Pooling;
-use candlewick_engine::nn::Activation;
-use serde::Deserialize;
 use serde_json::Value;
 
+use super::projection::{Projection, read_projection};
 use super::{FolderConfig, unsupported};
-use crate::json::{file_missing, read_json};
 use crate::Result;
+use crate::json::read_json;
 
 /// What follows the encoder.
 #[derive(Debug, Default)]
@@ -21,16 +20,6 @@ pub(crate) struct DenseModules {
     /// Known as soon as there is a modules.json: a list without `Normalize` means no.
     pub(crate) normalize: Option<bool>,
     pub(crate) projections: Vec<Projection>,
-}
-
-/// A `Dense` module: a linear layer on pooled vectors.
-#[derive(Debug)]
-pub(crate) struct Projection {
-    pub(crate) in_features: usize,
-    pub(crate) out_features: usize,
-    pub(crate) bias: bool,
-    pub(crate) activation: Option<Activation>,
-    pub(crate) weights: PathBuf,
 }
 
 impl DenseModules {
@@ -94,45 +83,4 @@ fn read_pooling(path: &Path) -> Result<Pooling> {
             Err(unsupported(path, "pooling_mode", problem))
         }
     }
-}
-
-fn read_projection(folder: &Path) -> Result<Projection> {
-    #[derive(Deserialize)]
-    struct Config {
-        in_features: usize,
-        out_features: usize,
-        #[serde(default = "yes")]
-        bias: bool,
-        #[serde(default = "tanh")]
-        activation_function: String,
-        #[serde(default)]
-        use_residual: bool,
-    }
-    fn yes() -> bool {
-        true
-    }
-    // The default of sentence-transformers' Dense.
-    fn tanh() -> String {
-        "torch.nn.modules.activation.Tanh".into()
-    }
-    let path = folder.join("config.json");
-    let config: Config = read_json(&path)?;
-    if config.use_residual {
-        return Err(unsupported(&path, "use_residual", "a residual around Dense is not supported".into()));
-    }
-    let activation = match config.activation_function.rsplit('.').next().unwrap_or_default() {
-        "Identity" => None,
-        "Tanh" => Some(Activation::Tanh),
-        "ReLU" => Some(Activation::Relu),
-        "GELU" => Some(Activation::GeluErf),
-        other => {
-            return Err(unsupported(&path, "activation_function", format!("`{other}` is not supported")));
-        }
-    };
-    let weights = folder.join("model.safetensors");
-    if !weights.is_file() {
-        return Err(file_missing(&weights));
-    }
-    let Config { in_features, out_features, bias, .. } = config;
-    Ok(Projection { in_features, out_features, bias, activation, weights })
 }

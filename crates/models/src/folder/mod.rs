@@ -4,12 +4,14 @@
 //! a setting that is not understood is an error, because skipping it would change the results.
 
 mod dense;
+mod projection;
 
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-pub(crate) use self::dense::{DenseModules, Projection};
+pub(crate) use self::dense::DenseModules;
+pub(crate) use self::projection::{Projection, read_projection};
 use crate::json::read_json_if_there;
 use crate::registry::Prompts;
 use crate::{Error, Result};

@@ -1,13 +1,13 @@
 //! One vector per text: pool, project, truncate, normalise.
 
-use candle_core::{Device, Tensor};
-use candlewick_engine::nn::{Linear, LinearConfig};
+use candle_core::Tensor;
 use candlewick_engine::{Batch, Pooling, Weights, pooling};
 
+use super::projection::{ProjectionLayer, check_projections};
 use crate::checkpoint::{Checkpoint, engine_error};
 use crate::folder::{DenseModules, Projection};
 use crate::text_model::Head;
-use crate::{Error, Result};
+use crate::Result;
 
 /// What a dense head does, before its weights are read.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(crate) struct DenseConfig {
 #[derive(Debug)]
 pub(crate) struct DenseHead {
     pooling: Option<Pooling>,
-    projections: Vec<Linear>,
+    projections: Vec<ProjectionLayer>,
     dim: Option<usize>,
     normalize: bool,
 }
@@ -73,7 +73,7 @@ impl Head for DenseHead {
     type Config = DenseConfig;
 
     fn load(config: &DenseConfig, checkpoint: &Checkpoint, _: Option<&Weights>) -> Result<Self> {
-        let projections = load_projections(&config.projections, &checkpoint.device)
+        let projections = ProjectionLayer::load_all(&config.projections, &checkpoint.device)
             .map_err(|source| engine_error(&checkpoint.name, source))?;
         let DenseConfig { pooling, normalize, truncated, .. } = *config;
         Ok(Self { pooling, projections, dim: truncated, normalize })
@@ -100,35 +100,4 @@ impl Head for DenseHead {
         let rows = vectors.to_vec2::<f32>()?;
         Ok(rows.into_iter().map(|row| row.iter().all(|value| value.is_finite()).then_some(row)).collect())
     }
-}
-
-/// Reads the weights of `Dense` modules.
-fn load_projections(projections: &[Projection], device: &Device) -> candlewick_engine::Result<Vec<Linear>> {
-    projections
-        .iter()
-        .map(|projection| {
-            let weights = Weights::open([&projection.weights])?;
-            let Projection { in_features, out_features, bias, activation, .. } = *projection;
-            let config = LinearConfig { in_features, out_features, bias, activation };
-            let linear = Linear::load(&weights.root().pp("linear"), config, device)?;
-            weights.root().finish(&[])?;
-            Ok(linear)
-        })
-        .collect()
-}
-
-/// Checks that each projection takes what the one before it gives; returns the last one's width.
-fn check_projections(checkpoint: &Checkpoint, projections: &[Projection]) -> Result<usize> {
-    let mut width = checkpoint.backbone.hidden_size();
-    for projection in projections {
-        if projection.in_features != width {
-            return Err(Error::UnsupportedConfig {
-                path: checkpoint.folder.join("modules.json"),
-                key: "in_features".into(),
-                problem: format!("a Dense module takes {}, but gets {width}", projection.in_features),
-            });
-        }
-        width = projection.out_features;
-    }
-    Ok(width)
 }

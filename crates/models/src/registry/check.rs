@@ -2,7 +2,9 @@
 
 use std::path::{Component, Path};
 
-use super::spec::{Kind, ModelSpec, ReferenceFigures, SourceSpec, WeightsFormat, WeightsSpec};
+use super::spec::{
+    Kind, ModelSpec, ReferenceFigures, SourceSpec, SparseMethod, WeightsFormat, WeightsSpec,
+};
 
 type Result<T = (), E = String> = std::result::Result<T, E>;
 
@@ -19,6 +21,12 @@ impl ModelSpec {
         if self.kind != Kind::Sparse && (self.vocab_size.is_some() || self.requires_idf) {
             return Err("vocab_size and requires_idf are of sparse models".into());
         }
+        if (self.kind == Kind::Sparse) != self.method.is_some() {
+            return Err("method is of sparse models, and they must state it".into());
+        }
+        if self.late_interaction.is_some() && self.kind != Kind::LateInteraction {
+            return Err("late_interaction is of late-interaction models".into());
+        }
         self.check_weights()?;
         self.check_inputs()?;
         self.check_paths()?;
@@ -33,7 +41,7 @@ impl ModelSpec {
 
     fn check_weights(&self) -> Result {
         // Only sparse models can do without a network.
-        if (self.weights.is_empty() && self.kind != Kind::Sparse) || self.sources.is_empty() {
+        if (self.weights.is_empty() && self.method != Some(SparseMethod::Bm25)) || self.sources.is_empty() {
             return Err("a model needs weights and sources".into());
         }
         for weights in &self.weights {

@@ -25,6 +25,10 @@ pub struct ModelSpec {
     /// Whether a sparse model's values are to be multiplied by the inverse document frequency.
     #[serde(default)]
     pub requires_idf: bool,
+    /// How a sparse model makes its values.
+    pub method: Option<SparseMethod>,
+    /// Which tokens a late interaction model adds to texts, and which of them have vectors.
+    pub late_interaction: Option<LateInteractionSpec>,
     /// Tokens of a text that are read, special tokens included; what is beyond is cut off.
     pub max_length: Option<usize>,
     /// How token states become one vector.
@@ -77,6 +81,43 @@ pub enum Kind {
     Multimodal,
     /// One score per pair of a query and a document.
     CrossEncoder,
+}
+
+/// How a sparse model makes its values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum SparseMethod {
+    /// The largest logit of each vocabulary entry over a text's tokens.
+    Splade,
+    /// Of words counted; no network.
+    Bm25,
+    /// Of the attention that words get.
+    Bm42,
+    /// Of words counted, each with a small vector of its meaning.
+    Minicoil,
+}
+
+/// Which tokens a late interaction model adds to texts, and which of them have vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct LateInteractionSpec {
+    /// The id of the token that is put behind the first token of a query.
+    pub query_marker: u32,
+    /// The same of a document.
+    pub document_marker: u32,
+    /// Shorter queries are filled up with mask tokens to this length, the marker included; not at all without it.
+    pub query_length: Option<usize>,
+    /// Whether tokens attend to those that a query was filled with.
+    #[serde(default)]
+    pub attend_to_filling: bool,
+    /// Whether punctuation in documents has no vectors.
+    #[serde(default)]
+    pub skip_punctuation: bool,
+    /// Whether the marker comes on top of `max_length`.
+    #[serde(default)]
+    pub marker_beyond_max_length: bool,
 }
 
 /// The file formats that weights come in.

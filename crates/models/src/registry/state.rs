@@ -40,8 +40,11 @@ impl ModelSpec {
     /// What this version can do with the model.
     pub fn state(&self) -> State {
         // A kind is here as soon as there is a type that loads it.
-        if self.kind != Kind::Dense {
+        if matches!(self.kind, Kind::Image | Kind::Multimodal) {
             return State::NotYet { missing: vec![Missing::Kind(self.kind)] };
+        }
+        if self.weights.is_empty() {
+            return State::Loadable;
         }
         let missing: Vec<Missing> = self.weights.iter().filter_map(|weights| weights.missing(self)).collect();
         match missing.len() < self.weights.len() {

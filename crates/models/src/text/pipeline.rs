@@ -135,9 +135,15 @@ impl Pipeline<'_> {
 
 /// The batch of some sequences.
 pub(crate) fn pack<'a>(
-    sequences: impl IntoIterator<Item = &'a Encoding>,
+    sequences: impl IntoIterator<Item = &'a Encoding> + Clone,
 ) -> candlewick_engine::Result<Batch> {
-    Batch::pack(sequences.into_iter().map(|s| (s.token_ids.as_slice(), s.type_ids.as_deref())))
+    let tokens = sequences.clone().into_iter().map(|s| (s.token_ids.as_slice(), s.type_ids.as_deref()));
+    let batch = Batch::pack(tokens)?;
+    if sequences.clone().into_iter().all(|sequence| sequence.attended.is_none()) {
+        return Ok(batch);
+    }
+    let attended = |s: &Encoding| s.attended.unwrap_or(s.token_ids.len()) as u32;
+    batch.with_attended(sequences.into_iter().map(attended).collect())
 }
 
 /// Cuts items into consecutive windows.

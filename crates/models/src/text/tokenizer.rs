@@ -30,6 +30,7 @@ use crate::{Error, Result};
 pub(crate) struct TextTokenizer {
     tokenizer: Tokenizer,
     max_length: usize,
+    truncates_left: bool,
     /// The same without truncation, made when it is first needed.
     whole: OnceLock<Tokenizer>,
 }
@@ -40,6 +41,8 @@ pub(crate) struct Encoding {
     pub(crate) token_ids: Vec<u32>,
     /// `None` stands for all zero.
     pub(crate) type_ids: Option<Vec<u32>>,
+    /// How many of the first tokens are attended to; `None` stands for all.
+    pub(crate) attended: Option<usize>,
 }
 
 impl TextTokenizer {
@@ -58,7 +61,8 @@ impl TextTokenizer {
         let truncation = TruncationParams { max_length, direction, ..TruncationParams::default() };
         tokenizer.with_padding(None);
         tokenizer.with_truncation(Some(truncation)).map_err(load_error)?;
-        Ok(Self { tokenizer, max_length, whole: OnceLock::new() })
+        let truncates_left = config.truncate_left;
+        Ok(Self { tokenizer, max_length, truncates_left, whole: OnceLock::new() })
     }
 
     /// Tokens of a text that are read, special tokens included.
@@ -80,6 +84,29 @@ impl TextTokenizer {
     pub(crate) fn encode(&self, index: usize, text: &str) -> Result<Encoding> {
         let encoding = self.tokenizer.encode_fast(text, true);
         Ok(encoding.map_err(|source| Error::Tokenize { index, source })?.into())
+    }
+
+    /// [`encode`](Self::encode), cut to `max_length` tokens if that is less than the tokenizer's own limit.
+    pub(crate) fn encode_within(&self, index: usize, text: &str, max_length: usize) -> Result<Encoding> {
+        let encoding =
+            self.tokenizer.encode_fast(text, true).map_err(|source| Error::Tokenize { index, source })?;
+        let excess = encoding.len().saturating_sub(max_length);
+        let special = encoding.get_special_tokens_mask();
+        let before = special.iter().take_while(|mask| **mask == 1).count();
+        let behind = special[before..].iter().rev().take_while(|mask| **mask == 1).count();
+        let excess = excess.min(encoding.len() - before - behind);
+        let start = if self.truncates_left { before } else { encoding.len() - behind - excess };
+        let mut encoding = Encoding::from(encoding);
+        encoding.token_ids.drain(start..start + excess);
+        if let Some(type_ids) = &mut encoding.type_ids {
+            type_ids.drain(start..start + excess);
+        }
+        Ok(encoding)
+    }
+
+    /// The id of the first token of a text, without special tokens.
+    pub(crate) fn first_id(&self, text: &str) -> Option<u32> {
+        self.tokenizer.encode_fast(text, false).ok()?.get_ids().first().copied()
     }
 
     /// The id of a token, if there is one that is spelled so.
@@ -141,7 +168,7 @@ impl From<tokenizers::Encoding> for Encoding {
     fn from(encoding: tokenizers::Encoding) -> Self {
         let type_ids = encoding.get_type_ids();
         let type_ids = type_ids.iter().any(|&id| id != 0).then(|| type_ids.to_vec());
-        Self { token_ids: encoding.get_ids().to_vec(), type_ids }
+        Self { token_ids: encoding.get_ids().to_vec(), type_ids, attended: None }
     }
 }
 
