@@ -25,6 +25,7 @@ pub struct ImportPlan {
     hidden_size: usize,
     is_pooled: bool,
     is_vocabulary_max: bool,
+    has_mask: bool,
     graph: Graph,
     scalars: ScalarPlan,
     /// `None` for a graph that runs packed.
@@ -40,6 +41,10 @@ pub struct ImportedEncoder {
     scalars: Arc<Scalars>,
     /// What the session gets besides texts.
     given: Arc<Vec<(String, Array)>>,
+    /// Whether the file's graph reads which tokens are attended to.
+    has_mask: bool,
+    /// Whether the packed graph has an input for lengths that are attended to.
+    partly_attended: bool,
     padded: Option<Padded>,
 }
 
@@ -146,20 +151,21 @@ impl ImportPlan {
         crate::graph::passes::remove_dead_nodes(&mut graph);
         let input = |(name, problem)| words((format!("input `{name}`"), problem));
         let scalars = ScalarPlan::split(&mut graph, scalars, &options.inputs).map_err(input)?;
-        let hidden_size = output.size;
-        match packing::pack(&graph, &roles, output.value, options.precision) {
+        let (hidden_size, has_mask) = (output.size, roles.attention_mask.is_some());
+        match packing::pack(&graph, &roles, output.value, options.precision, options.partly_attended) {
             Ok((mut graph, layout)) => {
                 let is_vocabulary_max = options.vocabulary_max
                     && layout == OutputLayout::Tokens
                     && passes::take_vocabulary_max(&mut graph, packing::CU_SEQLENS);
                 let is_pooled = layout == OutputLayout::Sequences || is_vocabulary_max;
-                Ok(Self { hidden_size, is_pooled, is_vocabulary_max, graph, scalars, padded: None })
+                Ok(Self { hidden_size, is_pooled, is_vocabulary_max, has_mask, graph, scalars, padded: None })
             }
             Err(reason) => {
                 let one_by_one = graph.nodes.iter().any(|node| MIXING.contains(&node.operator.name()));
                 let padded = Padded { reason, inputs: PaddedInputs::new(&graph, &roles), one_by_one };
                 let is_pooled = output.is_pooled;
-                Ok(Self { hidden_size, is_pooled, is_vocabulary_max: false, graph, scalars, padded: Some(padded) })
+                let (is_vocabulary_max, padded) = (false, Some(padded));
+                Ok(Self { hidden_size, is_pooled, is_vocabulary_max, has_mask, graph, scalars, padded })
             }
         }
     }
@@ -215,7 +221,19 @@ impl ImportPlan {
         let scalars = Arc::new(self.scalars.load(pool)?);
         let given = scalars.results(&BTreeMap::new())?;
         let (hidden_size, is_pooled, padded) = (self.hidden_size, self.is_pooled, self.padded.clone());
-        Ok(ImportedEncoder { hidden_size, is_pooled, session, scalars, given, padded })
+        let has_input = |name: &str| self.graph.inputs.iter().any(|id| self.graph.value(*id).name == name);
+        let partly_attended = padded.is_none() && has_input(packing::ATTENDED);
+        let has_mask = self.has_mask;
+        Ok(ImportedEncoder {
+            hidden_size,
+            is_pooled,
+            session,
+            scalars,
+            given,
+            has_mask,
+            partly_attended,
+            padded,
+        })
     }
 }
 
@@ -270,6 +288,10 @@ impl TextEncoder for ImportedEncoder {
 
     fn forward(&self, batch: &Batch) -> Result<Tensor> {
         let rows = if self.is_pooled { batch.batch_size() } else { batch.total_tokens() };
+        if batch.attended().is_some() && self.padded.is_none() && self.has_mask && !self.partly_attended {
+            let problem = "the encoder was not loaded for sequences of which not all is attended to".into();
+            return Err(Error::InvalidBatch { problem });
+        }
         let values = match &self.padded {
             _ if batch.total_tokens() == 0 => vec![0.0; rows * self.hidden_size],
             None => self.run_packed(batch)?,
@@ -299,7 +321,13 @@ impl ImportedEncoder {
             (packing::CU_SEQLENS, Array::vector(widen(batch.cu_seqlens()))),
         ];
         let texts = texts.map(|(name, array)| (name.to_owned(), array));
-        first_floats(self.session.run(texts.into_iter().chain(self.given.iter().cloned()))?)
+        let attended = self.partly_attended.then(|| {
+            let all = || batch.sequences().map(|rows| rows.len() as i64).collect();
+            let lengths = Array::vector(batch.attended().map_or_else(all, widen));
+            (packing::ATTENDED.to_owned(), lengths)
+        });
+        let given = self.given.iter().cloned();
+        first_floats(self.session.run(texts.into_iter().chain(attended).chain(given))?)
     }
 
     /// Runs sequences of equal length together.
@@ -317,7 +345,9 @@ impl ImportedEncoder {
             let at_once = if *one_by_one { 1 } else { (PADDED_TOKENS / seq_len.max(1)).max(1) };
             for indices in indices.chunks(at_once) {
                 let some: Vec<_> = indices.iter().map(|index| sequences[*index].clone()).collect();
-                let texts = inputs.arrays(batch, &some, seq_len)?;
+                let attended = indices.iter().map(|index| batch.attended().map(|all| all[*index] as usize));
+                let attended: Vec<usize> = attended.map(|length| length.unwrap_or(seq_len)).collect();
+                let texts = inputs.arrays(batch, &some, &attended, seq_len)?;
                 let given = texts.into_iter().chain(self.given.iter().cloned());
                 let output = first_floats(self.session.run(given)?)?;
                 let rows_each = if self.is_pooled { 1 } else { seq_len };
@@ -351,11 +381,12 @@ impl PaddedInputs {
         }
     }
 
-    /// The inputs for sequences of one length.
+    /// The inputs for sequences of one length, of which the first tokens, `attended` of each, are attended to.
     fn arrays(
         &self,
         batch: &Batch,
         sequences: &[std::ops::Range<usize>],
+        attended: &[usize],
         seq_len: usize,
     ) -> Result<Vec<(String, Array)>> {
         let gather = |ids: &[u32]| {
@@ -367,9 +398,11 @@ impl PaddedInputs {
         let count = sequences.len() * seq_len;
         let types = batch.type_ids().map_or_else(|| vec![0; count], gather);
         let positions = (0..count).map(|index| (index % seq_len.max(1)) as i64).collect();
+        let ones = |length: usize| (0..seq_len).map(move |place| i64::from(place < length));
+        let mask = attended.iter().copied().flat_map(ones).collect();
         let given = [
             (Some(&self.token_ids), gather(batch.token_ids())),
-            (self.attention_mask.as_ref(), vec![1; count]),
+            (self.attention_mask.as_ref(), mask),
             (self.type_ids.as_ref(), types),
             (self.positions.as_ref(), positions),
         ];

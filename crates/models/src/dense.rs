@@ -97,7 +97,8 @@ impl DenseModel {
     /// When the encoder refuses a sequence (an id beyond its vocabulary, more tokens than it has positions),
     /// the device fails, or an embedding is not finite.
     pub fn embed_tokens<S: AsRef<[u32]>>(&self, sequences: &[S]) -> Result<Vec<Embedding>> {
-        let encoding = |ids: &S| Encoding { token_ids: ids.as_ref().to_vec(), type_ids: None, attended: None };
+        let encoding =
+            |ids: &S| Encoding { token_ids: ids.as_ref().to_vec(), type_ids: None, attended: None };
         self.model.run_sequences(&sequences.iter().map(encoding).collect::<Vec<_>>(), TextRole::Plain)
     }
 

@@ -44,11 +44,11 @@ pub use multi_vector::{
 };
 pub use options::LoadOptions;
 pub use registry::{
-    InputSpec, Kind, LateInteractionSpec, Missing, ModelSpec, OnnxDialect, Prompts, ReferenceFigures, ReferenceImage, Registry,
-    SourceSpec, SparseMethod, State, WeightsFormat, WeightsSpec,
+    InputSpec, Kind, LateInteractionSpec, Missing, ModelSpec, OnnxDialect, Prompts, ReferenceFigures,
+    ReferenceImage, Registry, SourceSpec, SparseMethod, State, WeightsFormat, WeightsSpec,
 };
 pub use rerank::{Ranked, RerankModel, ScoreActivation, ScoreOptions, rank};
 pub use sparse::{
-    Bm25, Bm25Options, SparseEmbedding, SpladeModel, StemFn, Stemming, StopWords, TokenizeFn,
+    Bm25, Bm25Options, SparseEmbedding, SparseModel, SpladeModel, StemFn, Stemming, StopWords, TokenizeFn,
 };
 pub use text::{WINDOW_BYTES, WINDOW_TEXTS};

@@ -8,6 +8,7 @@ use candlewick_engine::{DeviceChoice, Int8Scales, Pooling, Precision, ThreadPool
 
 use crate::registry::Registry;
 use crate::source::{ProgressFn, SourceOptions};
+use crate::sparse::Bm25Options;
 
 /// How a model is fetched, loaded and run.
 ///
@@ -61,6 +62,8 @@ pub struct LoadOptions {
     pub top_k: Option<usize>,
     /// Of sparse embeddings, keep only values above this. Default: all, which are above 0.
     pub threshold: Option<f32>,
+    /// How BM25 splits and weighs. Default: as fastembed, English.
+    pub bm25: Option<Bm25Options>,
     /// Tokens that are computed together, about. Default: [`LoadOptions::DEFAULT_BATCH_TOKENS`].
     pub batch_tokens: Option<usize>,
     /// Read the weights at the first embedding instead of now. Files are fetched and configuration is
@@ -95,6 +98,7 @@ impl LoadOptions {
             dim: None,
             top_k: None,
             threshold: None,
+            bm25: None,
             batch_tokens: None,
             lazy_load: false,
             prompts: true,
@@ -159,6 +163,7 @@ setters! {
     dim: usize => Some(dim);
     top_k: usize => Some(top_k);
     threshold: f32 => Some(threshold);
+    bm25: Bm25Options => Some(bm25);
     batch_tokens: usize => Some(batch_tokens);
     lazy_load: bool => lazy_load;
     prompts: bool => prompts;

@@ -101,7 +101,8 @@ impl Batch {
             *length as usize <= rows.len() && (*length > 0 || rows.is_empty())
         };
         if lengths.len() != self.batch_size() || !self.sequences().zip(&lengths).all(fits) {
-            let problem = format!("attended lengths {lengths:?} for sequences that end at {:?}", self.cu_seqlens);
+            let problem =
+                format!("attended lengths {lengths:?} for sequences that end at {:?}", self.cu_seqlens);
             return Err(Error::InvalidBatch { problem });
         }
         let is_all = self.sequences().zip(&lengths).all(|(rows, length)| rows.len() == *length as usize);

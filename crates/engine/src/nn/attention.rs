@@ -107,7 +107,8 @@ mod tests {
         let values: Vec<f32> = (0..8 * 24).map(|i| (i as f32 * 0.61).sin() * 2.0).collect();
         let qkv = Tensor::from_vec(values, (8, 24), &Device::Cpu).unwrap();
         let options = AttentionOptions { attended: batch.attended(), ..AttentionOptions::default() };
-        let kernel = kernels::attention_with(&qkv, &batch, shape, &options).unwrap().to_vec2::<f32>().unwrap();
+        let kernel =
+            kernels::attention_with(&qkv, &batch, shape, &options).unwrap().to_vec2::<f32>().unwrap();
         let composed = composed(&qkv, &batch, shape).unwrap().to_vec2::<f32>().unwrap();
         for (kernel, composed) in kernel.concat().iter().zip(composed.concat()) {
             assert!((kernel - composed).abs() < 2e-6, "{kernel} {composed}");

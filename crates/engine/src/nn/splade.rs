@@ -47,10 +47,13 @@ impl VocabularyMax {
             let bias = Tensor::from_vec(bias, vocab_size, device)?;
             return Ok(Self { parameters: Parameters::Tensors { weight, bias } });
         }
-        let packed = SpladeDecoder::new(weight, &bias, hidden_size, precision).map_err(|error| match error {
-            PackError::OutOfRange(index) => invalid(format!("{precision} cannot hold the weight {}", weight[index])),
-            PackError::TooWide => invalid(format!("{hidden_size} inputs are too many for {precision}")),
-        })?;
+        let packed =
+            SpladeDecoder::new(weight, &bias, hidden_size, precision).map_err(|error| match error {
+                PackError::OutOfRange(index) => {
+                    invalid(format!("{precision} cannot hold the weight {}", weight[index]))
+                }
+                PackError::TooWide => invalid(format!("{hidden_size} inputs are too many for {precision}")),
+            })?;
         Ok(Self { parameters: Parameters::Packed(packed) })
     }
 
@@ -93,7 +96,8 @@ mod tests {
         let batch = Batch::from_sequences([[0; 3].as_slice(), &[], &[0; 2]]).unwrap();
         let x = Tensor::from_vec(noise(20), (5, 4), &Device::Cpu).unwrap();
         let packed = VocabularyMax::new(&weight, bias.clone(), 4, Precision::F32, &Device::Cpu).unwrap();
-        let weight = Tensor::from_vec(weight, (7, 4), &Device::Cpu).unwrap().t().unwrap().contiguous().unwrap();
+        let weight =
+            Tensor::from_vec(weight, (7, 4), &Device::Cpu).unwrap().t().unwrap().contiguous().unwrap();
         let bias = Tensor::from_vec(bias, 7, &Device::Cpu).unwrap();
         let composed = composed(&x, &batch, &weight, &bias).unwrap().to_vec2::<f32>().unwrap();
         let packed = packed.forward(&x, &batch).unwrap().to_vec2::<f32>().unwrap();

@@ -293,6 +293,7 @@ pub(super) fn apply(packer: &mut Packer, scores: &mut Scores, id: ValueId, kind:
 
 /// [`mask::meaning`], asked once for each mask.
 pub(super) fn mask_meaning(packer: &mut Packer, id: ValueId, kind: Kind) -> Result<Meaning, String> {
+    packer.hides_padding |= packer.depends[id.index()] & depends::MASK != 0;
     if let Some(meaning) = packer.masks.get(&id) {
         return Ok(meaning.clone());
     }

@@ -51,6 +51,8 @@ pub(crate) const TOKEN_IDS: &str = "token_ids";
 pub(crate) const TYPE_IDS: &str = "type_ids";
 pub(crate) const POSITIONS: &str = "positions";
 pub(crate) const CU_SEQLENS: &str = "cu_seqlens";
+/// Only of graphs that were packed for sequences of which not all is attended to.
+pub(crate) const ATTENDED: &str = "attended";
 
 /// What a packed graph gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +63,8 @@ pub(crate) enum OutputLayout {
     Sequences,
 }
 
-/// The graph that computes `output`, over packed sequences.
+/// The graph that computes `output`, over packed sequences. If they are `partly_attended`, it has an input that says how
+/// many of each sequence's first tokens are attended to: what is 1 in the file's own mask, which must have no other use.
 ///
 /// # Errors
 ///
@@ -71,9 +74,13 @@ pub(crate) fn pack(
     roles: &Roles,
     output: ValueId,
     precision: Precision,
+    partly_attended: bool,
 ) -> Result<(Graph, OutputLayout), String> {
     let infos = graph.infer(&[]).map_err(|error| error.to_string())?;
     let mut packer = Packer::new(graph, &infos, roles, precision);
+    if let Some(mask) = roles.attention_mask.filter(|_| partly_attended) {
+        packer.attend_partly(mask);
+    }
     for node in &graph.nodes {
         packer.node(node);
     }
@@ -139,6 +146,10 @@ struct Packer<'a> {
     token_ids: ValueId,
     positions: ValueId,
     cu_seqlens: ValueId,
+    /// How many tokens of each sequence are attended to, where that is not all.
+    attended: Option<ValueId>,
+    /// Whether the attention that was found last hides what the mask says.
+    hides_padding: bool,
     /// For values of the graph: the packed value, or why there is none.
     values: HashMap<ValueId, Result<(ValueId, Layout), Reason>>,
     masks: HashMap<ValueId, mask::Meaning>,
@@ -166,12 +177,22 @@ impl<'a> Packer<'a> {
             token_ids,
             positions,
             cu_seqlens,
+            attended: None,
+            hides_padding: false,
             values: HashMap::new(),
             masks: HashMap::new(),
             rotaries: HashMap::new(),
         };
         packer.inputs(type_ids);
         packer
+    }
+
+    /// Makes room for attention to some tokens only. Nothing else may then read the mask, which is not of ones.
+    fn attend_partly(&mut self, mask: ValueId) {
+        let lengths = Info::new(DataType::I64, vec![Dim::symbol("batch_size")]);
+        self.attended = Some(self.packed.add_input(ATTENDED, Some(lengths)));
+        let reason = "it reads which tokens are attended to";
+        self.values.insert(mask, Err(reason.into()));
     }
 
     /// The inputs of the graph as values of the packed one.
@@ -256,6 +277,7 @@ impl<'a> Packer<'a> {
         if self.depends[output.index()] & !depends::SIZES == 0 {
             return;
         }
+        self.hides_padding = false;
         let results = match attention::find(self, node) {
             Some(Ok(core)) => self.attention(node, core).map(|packed| vec![packed]),
             Some(Err(reason)) => Err(format!("attention: {reason}").into()),
@@ -295,7 +317,14 @@ impl<'a> Packer<'a> {
             bias: core.bias,
             rotary: core.rotary,
         };
-        let output = self.packed.add_node(&node.name, attention, &[qkv, self.cu_seqlens]);
+        let mut inputs = vec![qkv, self.cu_seqlens];
+        if let Some(attended) = self.attended {
+            if !self.hides_padding || attention.window.is_some() {
+                return Err("it attends to tokens that the mask leaves out, or to near ones only".into());
+            }
+            inputs.push(attended);
+        }
+        let output = self.packed.add_node(&node.name, attention, &inputs);
         Ok((output, Layout::Tokens { is_broadcast: false }))
     }
 

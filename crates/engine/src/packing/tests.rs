@@ -91,7 +91,7 @@ impl Model {
             type_ids: None,
             positions: None,
         };
-        let (packed, _) = pack(&self.graph, &roles, output, Precision::F32)?;
+        let (packed, _) = pack(&self.graph, &roles, output, Precision::F32, false)?;
         let padded = Session::new(self.graph).unwrap();
         let packed = Session::new(packed).unwrap();
         let total: usize = TEXTS.iter().sum();

@@ -37,7 +37,9 @@ impl DenseModules {
         for (index, module) in modules.iter().enumerate() {
             match module.name() {
                 "Transformer" if index == 0 => {}
-                "Pooling" if index == 1 => read.pooling = Some(read_pooling(&module.folder.join("config.json"))?),
+                "Pooling" if index == 1 => {
+                    read.pooling = Some(read_pooling(&module.folder.join("config.json"))?)
+                }
                 "Dense" if read.pooling.is_some() && !normalize => {
                     read.projections.push(read_projection(&module.folder)?);
                 }

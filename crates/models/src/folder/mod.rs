@@ -130,7 +130,8 @@ impl FolderConfig {
             return Ok(());
         };
         let read = |module: Entry| {
-            let inside = Path::new(&module.path).components().all(|part| matches!(part, Component::Normal(_)));
+            let inside =
+                Path::new(&module.path).components().all(|part| matches!(part, Component::Normal(_)));
             if !inside {
                 return Err(unsupported(&path, "path", format!("`{}` leaves the folder", module.path)));
             }

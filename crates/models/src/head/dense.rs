@@ -4,10 +4,10 @@ use candle_core::Tensor;
 use candlewick_engine::{Batch, Pooling, Weights, pooling};
 
 use super::projection::{ProjectionLayer, check_projections};
+use crate::Result;
 use crate::checkpoint::{Checkpoint, engine_error};
 use crate::folder::{DenseModules, Projection};
 use crate::text_model::Head;
-use crate::Result;
 
 /// What a dense head does, before its weights are read.
 #[derive(Debug)]
@@ -44,8 +44,7 @@ impl DenseConfig {
             return Err(checkpoint.invalid_option("pooling", pooling, problem));
         }
         let pooling = options.pooling.or(spec.and_then(|spec| spec.pooling)).or(modules.pooling);
-        let normalize =
-            options.normalize.or(spec.and_then(|spec| spec.normalize)).or(modules.normalize);
+        let normalize = options.normalize.or(spec.and_then(|spec| spec.normalize)).or(modules.normalize);
         let full_dim = check_projections(checkpoint, &modules.projections)?;
         checkpoint.check_fact("dim", spec.and_then(|spec| spec.dim), full_dim)?;
         if let Some(dim) = options.dim.filter(|dim| *dim == 0 || *dim > full_dim) {

@@ -73,8 +73,7 @@ impl Head for MultiVectorHead {
     fn load(config: &MultiVectorConfig, checkpoint: &Checkpoint, weights: Option<&Weights>) -> Result<Self> {
         let engine_error = |source| engine_error(&checkpoint.name, source);
         let device = &checkpoint.device;
-        let mut projections =
-            ProjectionLayer::load_all(&config.projections, device).map_err(engine_error)?;
+        let mut projections = ProjectionLayer::load_all(&config.projections, device).map_err(engine_error)?;
         if let Some(weights) = weights.filter(|_| config.has_linear) {
             let hidden_size = checkpoint.backbone.hidden_size();
             let linear = LinearConfig { bias: false, ..LinearConfig::new(hidden_size, config.dim) };

@@ -226,7 +226,8 @@ impl Layout {
                 if config.do_query_expansion {
                     layout.filling = filling(config.query_length, config.attend_to_expansion_tokens)?;
                 }
-                layout.skipped_ids = config.skiplist_words.iter().map(|word| id(word)).collect::<Result<_>>()?;
+                layout.skipped_ids =
+                    config.skiplist_words.iter().map(|word| id(word)).collect::<Result<_>>()?;
             }
             Self::Plain => {}
         }
@@ -242,7 +243,10 @@ impl TokenLayout {
             return Ok(());
         };
         let markers = self.markers.iter().flat_map(|(query, document)| [*query, *document]);
-        match markers.chain(self.filling.map(|filling| filling.token_id)).find(|id| *id as usize >= vocab_size) {
+        match markers
+            .chain(self.filling.map(|filling| filling.token_id))
+            .find(|id| *id as usize >= vocab_size)
+        {
             None => Ok(()),
             Some(id) => Err(Error::UnsupportedConfig {
                 path: path.to_owned(),

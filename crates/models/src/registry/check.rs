@@ -2,9 +2,7 @@
 
 use std::path::{Component, Path};
 
-use super::spec::{
-    Kind, ModelSpec, ReferenceFigures, SourceSpec, SparseMethod, WeightsFormat, WeightsSpec,
-};
+use super::spec::{Kind, ModelSpec, ReferenceFigures, SourceSpec, SparseMethod, WeightsFormat, WeightsSpec};
 
 type Result<T = (), E = String> = std::result::Result<T, E>;
 

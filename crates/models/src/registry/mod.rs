@@ -14,8 +14,8 @@ use std::sync::OnceLock;
 use serde::Deserialize;
 
 pub use spec::{
-    InputSpec, Kind, LateInteractionSpec, ModelSpec, OnnxDialect, Prompts, ReferenceFigures, ReferenceImage, SourceSpec,
-    SparseMethod, WeightsFormat, WeightsSpec,
+    InputSpec, Kind, LateInteractionSpec, ModelSpec, OnnxDialect, Prompts, ReferenceFigures, ReferenceImage,
+    SourceSpec, SparseMethod, WeightsFormat, WeightsSpec,
 };
 pub use state::{Missing, State};
 

@@ -137,8 +137,7 @@ mod tests {
     #[test]
     fn limits_keep_the_order() {
         let embedding = SparseEmbedding { indices: vec![1, 2, 3, 4], values: vec![0.5, 2.0, 0.5, 1.0] };
-        let indices =
-            |top_k, threshold| embedding.clone().limited(top_k, threshold).indices;
+        let indices = |top_k, threshold| embedding.clone().limited(top_k, threshold).indices;
         assert_eq!(indices(None, None), [1, 2, 3, 4]);
         assert_eq!(indices(Some(3), None), [1, 2, 4]);
         assert_eq!(indices(Some(0), None), [0; 0]);

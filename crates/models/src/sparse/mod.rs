@@ -4,6 +4,7 @@ mod bm25;
 mod bm42;
 mod embedding;
 mod minicoil;
+mod model;
 mod splade;
 
 #[cfg(test)]
@@ -13,4 +14,5 @@ pub use bm25::{Bm25, Bm25Options, StemFn, Stemming, StopWords, TokenizeFn};
 pub use bm42::Bm42Words;
 pub use embedding::SparseEmbedding;
 pub use minicoil::{MiniCoilWords, ResolvedWords, Vocabulary};
+pub use model::SparseModel;
 pub use splade::SpladeModel;

@@ -41,7 +41,11 @@ impl SpladeModel {
         let activation = if idf.is_some() { SpladeActivation::LogLog } else { SpladeActivation::Log };
         let head = SpladeConfig::new(&checkpoint, activation)?;
         let vocab_size = head.vocab_size();
-        checkpoint.check_fact("vocab_size", checkpoint.spec.as_ref().and_then(|spec| spec.vocab_size), vocab_size)?;
+        checkpoint.check_fact(
+            "vocab_size",
+            checkpoint.spec.as_ref().and_then(|spec| spec.vocab_size),
+            vocab_size,
+        )?;
         let model = TextModel::open(checkpoint, head)?;
         let query_table = idf.map(|idf| QueryTable::new(&model, idf)).transpose()?;
         Ok(Self { model, vocab_size, query_table })

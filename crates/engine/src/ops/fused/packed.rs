@@ -72,7 +72,9 @@ impl Operator for PackedAttention {
             self.rotary.as_ref().map(|table| Rotary { cos: &table.cos, sin: &table.sin, dim: table.dim });
         let attended = match inputs.optional(2) {
             None => None,
-            Some(lengths) => Some(lengths.values::<i64>()?.iter().map(|length| *length as u32).collect::<Vec<_>>()),
+            Some(lengths) => {
+                Some(lengths.values::<i64>()?.iter().map(|length| *length as u32).collect::<Vec<_>>())
+            }
         };
         let (window, precision, attended) = (self.window, self.precision, attended.as_deref());
         let options = AttentionOptions { bias, window, precision, rotary, attended };
