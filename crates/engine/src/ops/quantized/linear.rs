@@ -190,7 +190,7 @@ impl QuantizeLinear {
         values: &[f32],
         scales: &[f32],
         zeros: &[i32],
-        format: Format,
+        (format, has_zero): (Format, bool),
     ) -> Vec<u8> {
         match format.int_range() {
             Some(range) => layout.apply(values, scales, zeros, |value, scale, zero| {
@@ -198,8 +198,10 @@ impl QuantizeLinear {
             }),
             None => {
                 let conversion = Conversion { saturates: self.saturates, ..Conversion::default() };
+                // ONNX's cases add a zero point to numbers of 4 bits alone, which takes the sign from zeros.
+                let zero = if has_zero && format.bits() == 4 { 0.0 } else { -0.0 };
                 layout.apply(values, scales, zeros, |value, scale, _| {
-                    format.encode((value / scale).into(), conversion)
+                    format.encode((value / scale + zero).into(), conversion)
                 })
             }
         }
@@ -242,7 +244,8 @@ impl Operator for QuantizeLinear {
         let layout = self.granularity.layout(&shape, scales.shape())?;
         let (values, scales) = (numbers(x)?, scale_values(scales)?);
         if let Some(format) = dtype.low_bit() {
-            let codes = self.codes(&layout, &values, &scales, &zeros, format);
+            let has_zero = inputs.optional(2).is_some();
+            let codes = self.codes(&layout, &values, &scales, &zeros, (format, has_zero));
             return Ok(vec![Array::from_codes(dtype, shape, codes.into_iter())?]);
         }
         for_quantized!(dtype, T => {
