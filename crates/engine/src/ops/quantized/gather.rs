@@ -47,7 +47,6 @@ impl Operator for GatherBlockQuantized {
 
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
         let (data, indices, scales) = (inputs.get(0)?, inputs.get(1)?, inputs.get(2)?);
-        // Of 4-bit types, a row's blocks would not be bytes.
         if data.dtype != DataType::U8 || !scales.dtype.is_float() {
             problem!("a table of {} with scales of {} is not supported", data.dtype, scales.dtype);
         }
