@@ -65,7 +65,7 @@ pub(crate) const EXPECTED: &[(&str, Expected)] = &[
     ("type_99", Unread(&["`w`", "99 is not a type"])),
     ("type_negative", Unread(&["`w`", "-5 is not a type"])),
     ("type_complex", Unread(&["`w`", "complex"])),
-    ("type_float8", Unread(&["`w`", "below 16 bits"])),
+    ("type_float8", Fails(&["`add`", "float8e4m3fn is not supported here"])),
     ("strings_raw", Unread(&["`w`", "strings"])),
     ("strings_not_utf8", Unread(&["`w`", "UTF-8"])),
     ("int32_out_of_range", Unread(&["`w`", "-1 is out of range"])),

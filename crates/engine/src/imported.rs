@@ -14,8 +14,9 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use self::scalars::{ScalarInput, ScalarPlan, Scalars};
-use crate::graph::{Array, DataType, Dim, Graph, Problem, Session, ValueId};
+use crate::graph::{Array, DataType, Dim, Graph, Node, Problem, Session, ValueId};
 use crate::onnx::OnnxModel;
+use crate::ops::normalisation::BatchNormalization;
 use crate::packing::{self, OutputLayout, Roles};
 use crate::{Batch, Error, Precision, Result, TextEncoder, ThreadPool, onnx, passes};
 
@@ -116,9 +117,16 @@ struct PaddedInputs {
 /// Tokens that run at a time where a graph runs padded.
 const PADDED_TOKENS: usize = 4096;
 
-/// Operators whose results for one text depend on the other texts of its batch.
+/// Operators of which [`mixes`] is always true.
 const MIXING: &[&str] =
     &["DynamicQuantizeLinear", "DynamicQuantizeMatMul", "QAttention", "QEmbedLayerNormalization"];
+
+/// Whether a node's results for one text depend on the other texts of its batch.
+fn mixes(node: &Node) -> bool {
+    let takes_statistics =
+        node.operator::<BatchNormalization>().is_some_and(|operator| operator.momentum.is_some());
+    takes_statistics || MIXING.contains(&node.operator.name())
+}
 
 impl ImportPlan {
     /// [`onnx::read`], then [`ImportPlan::new`].
@@ -161,7 +169,7 @@ impl ImportPlan {
                 Ok(Self { hidden_size, is_pooled, is_vocabulary_max, has_mask, graph, scalars, padded: None })
             }
             Err(reason) => {
-                let one_by_one = graph.nodes.iter().any(|node| MIXING.contains(&node.operator.name()));
+                let one_by_one = graph.nodes.iter().any(mixes);
                 let padded = Padded { reason, inputs: PaddedInputs::new(&graph, &roles), one_by_one };
                 let is_pooled = output.is_pooled;
                 let (is_vocabulary_max, padded) = (false, Some(padded));

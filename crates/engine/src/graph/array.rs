@@ -10,6 +10,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 
 use super::Problem;
+use super::low_bit::{LowBit, for_low_bit};
 
 /// Bytes that one value may take: a graph's sizes come from a file and from inputs, and neither is trusted with all
 /// memory.
@@ -34,6 +35,22 @@ pub trait Element: Clone + Default + PartialEq + fmt::Debug + Send + Sync + 'sta
 }
 
 macro_rules! types {
+    (
+        computed: { $($variant:ident: $type:ty = $name:literal,)* }
+        stored: { $($low:ident: $low_type:ty = $low_name:literal,)* }
+    ) => {
+        types! { $($variant: $type = $name,)* $($low: $low_type = $low_name,)* }
+
+        /// [`for_type`] of the types that are computed with; of others, returns a problem.
+        macro_rules! for_computed_type {
+            ($dtype:expr, $T:ident => $body:expr) => {
+                match $dtype {
+                    $($crate::graph::DataType::$variant => { type $T = $type; $body })*
+                    dtype => $crate::graph::problem!("{dtype} is not supported here"),
+                }
+            };
+        }
+    };
     ($($variant:ident: $type:ty = $name:literal,)*) => {
         /// The type of an array's elements.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,22 +116,36 @@ macro_rules! types {
 }
 
 types! {
-    F32: f32 = "float",
-    F64: f64 = "double",
-    F16: half::f16 = "float16",
-    Bf16: half::bf16 = "bfloat16",
-    I8: i8 = "int8",
-    I16: i16 = "int16",
-    I32: i32 = "int32",
-    I64: i64 = "int64",
-    U8: u8 = "uint8",
-    U16: u16 = "uint16",
-    U32: u32 = "uint32",
-    U64: u64 = "uint64",
-    Bool: bool = "bool",
-    String: String = "string",
+    computed: {
+        F32: f32 = "float",
+        F64: f64 = "double",
+        F16: half::f16 = "float16",
+        Bf16: half::bf16 = "bfloat16",
+        I8: i8 = "int8",
+        I16: i16 = "int16",
+        I32: i32 = "int32",
+        I64: i64 = "int64",
+        U8: u8 = "uint8",
+        U16: u16 = "uint16",
+        U32: u32 = "uint32",
+        U64: u64 = "uint64",
+        Bool: bool = "bool",
+        String: String = "string",
+    }
+    stored: {
+        I4: crate::graph::low_bit::I4 = "int4",
+        U4: crate::graph::low_bit::U4 = "uint4",
+        I2: crate::graph::low_bit::I2 = "int2",
+        U2: crate::graph::low_bit::U2 = "uint2",
+        F8E4M3Fn: crate::graph::low_bit::F8E4M3Fn = "float8e4m3fn",
+        F8E4M3FnUz: crate::graph::low_bit::F8E4M3FnUz = "float8e4m3fnuz",
+        F8E5M2: crate::graph::low_bit::F8E5M2 = "float8e5m2",
+        F8E5M2FnUz: crate::graph::low_bit::F8E5M2FnUz = "float8e5m2fnuz",
+        F8E8M0: crate::graph::low_bit::F8E8M0 = "float8e8m0",
+        F4E2M1: crate::graph::low_bit::F4E2M1 = "float4e2m1",
+    }
 }
-pub(crate) use for_type;
+pub(crate) use {for_computed_type, for_type};
 
 impl DataType {
     /// The type with this number in ONNX's schema.
@@ -138,24 +169,30 @@ impl DataType {
             12 => Self::U32,
             13 => Self::U64,
             16 => Self::Bf16,
+            17 => Self::F8E4M3Fn,
+            18 => Self::F8E4M3FnUz,
+            19 => Self::F8E5M2,
+            20 => Self::F8E5M2FnUz,
+            21 => Self::U4,
+            22 => Self::I4,
+            23 => Self::F4E2M1,
+            24 => Self::F8E8M0,
+            25 => Self::U2,
+            26 => Self::I2,
             14 | 15 => super::problem!("complex numbers are not supported"),
-            17..=20 | 23..=28 => {
-                super::problem!(
-                    "floating-point numbers below 16 bits and integers below 4 bits are not supported"
-                )
-            }
+            27 | 28 => super::problem!("floating-point numbers of 6 bits are not supported"),
             _ => super::problem!("{number} is not a type of elements"),
         })
     }
 
-    /// Whether it is a floating-point type.
+    /// Whether it is a floating-point type that is computed with.
     pub fn is_float(self) -> bool {
         matches!(self, Self::F32 | Self::F64 | Self::F16 | Self::Bf16)
     }
 
-    /// Whether it is an integer type.
+    /// Whether it is an integer type that is computed with.
     pub fn is_int(self) -> bool {
-        !self.is_float() && !matches!(self, Self::Bool | Self::String)
+        !self.is_float() && !matches!(self, Self::Bool | Self::String) && self.low_bit().is_none()
     }
 }
 
@@ -211,7 +248,7 @@ impl Array {
     ///
     /// # Errors
     ///
-    /// When there are not as many bytes as type and shape say, or the type has no fixed size.
+    /// When there are not as many bytes as type and shape say, or an element is not a number of bytes.
     pub fn from_le_bytes(
         dtype: DataType,
         shape: impl Into<Vec<usize>>,
@@ -312,7 +349,12 @@ impl Array {
                 .iter()
                 .map(|&value| i64::try_from(value).map_err(|_| Problem::new(format!("{value} is too large"))))
                 .collect(),
-            _ => Err(Problem::new(format!("expected integers, got {}", self.dtype()))),
+            _ => match self.dtype().low_bit() {
+                Some(format) if format.is_int() => {
+                    Ok(self.codes()?.into_iter().map(|code| format.decode(code) as i64).collect())
+                }
+                _ => Err(Problem::new(format!("expected integers, got {}", self.dtype()))),
+            },
         }
     }
 
@@ -368,8 +410,38 @@ impl Array {
             DataType::F64 => exact!(|value: f64| value, |value: f64| value),
             DataType::F16 => exact!(f16::from_f64, f16::to_f64),
             DataType::Bf16 => exact!(bf16::from_f64, bf16::to_f64),
-            DataType::String => Err(Problem::new("strings are no integers")),
+            other => Err(Problem::new(format!("{other} is no type of integers' values"))),
         }
+    }
+
+    /// The codes of elements of few bits.
+    ///
+    /// # Errors
+    ///
+    /// When they are of another type.
+    pub(crate) fn codes(&self) -> Result<Vec<u8>, Problem> {
+        for_low_bit!(
+            self.dtype(),
+            T => Ok(self.values::<T>()?.iter().map(|value| value.code()).collect()),
+            _ => Err(Problem::new(format!("expected a type of few bits, got {}", self.dtype())))
+        )
+    }
+
+    /// An array of elements of few bits with these codes.
+    ///
+    /// # Errors
+    ///
+    /// When `dtype` has more bits, or the shape another number of elements.
+    pub(crate) fn from_codes(
+        dtype: DataType,
+        shape: impl Into<Vec<usize>>,
+        codes: impl Iterator<Item = u8>,
+    ) -> Result<Self, Problem> {
+        for_low_bit!(
+            dtype,
+            T => Self::new(shape, codes.map(T::from_code).collect()),
+            _ => Err(Problem::new(format!("expected a type of few bits, got {dtype}")))
+        )
     }
 
     /// Elements of any floating-point type as f32.

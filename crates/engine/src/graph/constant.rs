@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::array::{DataType, Element, element_count, for_type};
+use super::low_bit::{self, LowBit};
 use super::{Array, Info, Problem};
 
 /// A constant, decoded only when it is needed: most weights are read once, into the layout that a kernel wants.
@@ -27,10 +28,13 @@ impl RawTensor {
     ///
     /// # Errors
     ///
-    /// When there are not as many bytes as type and shape say, or the type has no fixed size.
+    /// When there are not as many bytes as type and shape say, or an element is not a number of bytes.
     pub fn new(dtype: DataType, shape: Vec<usize>, bytes: Bytes) -> Result<Self, Problem> {
         if dtype == DataType::String {
             return Err(Problem::new("strings cannot be raw data"));
+        }
+        if dtype.low_bit().is_some_and(|format| format.bits() < 8) {
+            return Err(Problem::new(format!("elements of {dtype} are less than a byte each")));
         }
         let expected = element_count(&shape)?.checked_mul(dtype.size());
         if expected != Some(bytes.len()) {
@@ -119,6 +123,18 @@ macro_rules! decode_numbers {
 
 decode_numbers!(f32 f64 half::f16 half::bf16 i8 i16 i32 i64 u8 u16 u32 u64);
 
+macro_rules! decode_codes {
+    ($($type:ident)*) => {$(
+        impl Decode for low_bit::$type {
+            fn decode_all(bytes: &[u8]) -> Vec<Self> {
+                bytes.iter().map(|&code| Self::from_code(code)).collect()
+            }
+        }
+    )*};
+}
+
+decode_codes!(I4 U4 I2 U2 F8E4M3Fn F8E4M3FnUz F8E5M2 F8E5M2FnUz F8E8M0 F4E2M1);
+
 impl Decode for bool {
     fn decode_all(bytes: &[u8]) -> Vec<Self> {
         bytes.iter().map(|&byte| byte != 0).collect()
@@ -147,5 +163,7 @@ mod tests {
         assert!(raw(DataType::F32, &[2], &[0; 7]).is_err());
         assert!(raw(DataType::F32, &[usize::MAX, 4], &[]).is_err());
         assert!(raw(DataType::String, &[], &[]).is_err());
+        assert!(raw(DataType::F8E5M2, &[2], &[0x3C, 0xFF]).is_ok());
+        assert!(raw(DataType::U4, &[2], &[1, 2]).is_err(), "whether they are packed nobody says");
     }
 }

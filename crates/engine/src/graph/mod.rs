@@ -11,6 +11,7 @@ mod attributes;
 mod constant;
 mod dim;
 mod extract;
+pub mod low_bit;
 mod operator;
 pub(crate) mod passes;
 mod session;
@@ -18,7 +19,7 @@ mod session;
 use std::sync::Arc;
 
 pub use array::{Array, DataType, Element, checked_len, element_count};
-pub(crate) use array::{check_rank, for_type};
+pub(crate) use array::{check_rank, for_computed_type, for_type};
 pub use attributes::{Attribute, Attributes};
 pub use constant::{Constant, RawTensor};
 pub use dim::{Dim, Info, product};
@@ -210,7 +211,9 @@ impl Node {
 
     /// What is known about the outputs.
     pub(crate) fn infer(&self, inputs: Vec<Option<&Info>>) -> Result<Vec<Info>> {
+        self.check_types(inputs.iter().flatten().map(|info| info.dtype))?;
         let outputs = self.operator.infer(&Operands::new(inputs)).map_err(|problem| self.error(problem))?;
+        self.check_types(outputs.iter().map(|info| info.dtype))?;
         for rank in outputs.iter().filter_map(Info::rank) {
             check_rank(rank).map_err(|problem| self.error(problem))?;
         }
@@ -219,6 +222,7 @@ impl Node {
 
     /// Computes the outputs: as many as anybody wants or more.
     pub(crate) fn run(&self, inputs: Vec<Option<Array>>) -> Result<Vec<Array>> {
+        self.check_types(inputs.iter().flatten().map(Array::dtype))?;
         let outputs = self.operator.run(Operands::new(inputs)).map_err(|problem| self.error(problem))?;
         let wanted = self.outputs.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         if wanted > outputs.len() {
@@ -226,6 +230,15 @@ impl Node {
             return Err(self.error(Problem::new(problem)));
         }
         Ok(outputs)
+    }
+
+    fn check_types(&self, mut dtypes: impl Iterator<Item = DataType>) -> Result<()> {
+        match dtypes.find(|dtype| dtype.low_bit().is_some()) {
+            Some(dtype) if !self.operator.takes_low_bit() => {
+                Err(self.error(Problem::new(format!("{dtype} is not supported here"))))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The error that this node meets.

@@ -47,6 +47,12 @@ pub trait Operator: fmt::Debug + Send + Sync + Any {
         true
     }
 
+    /// Whether inputs and outputs may be of [types of few bits](super::low_bit): an operator that moves elements, or
+    /// converts them, may say so. Others never see them.
+    fn takes_low_bit(&self) -> bool {
+        false
+    }
+
     /// The operator with its constant inputs taken in, in whatever layout it likes: called once, before the first run.
     ///
     /// # Errors

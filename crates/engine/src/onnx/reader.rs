@@ -12,7 +12,7 @@ use crate::ops::{self, NodeReader};
 use crate::{Error, Result};
 
 /// Versions of the standard operator set that operators are written for.
-const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
+const OPSETS: std::ops::RangeInclusive<i64> = 1..=28;
 
 pub(super) fn model(model: ModelProto, path: &Path) -> Result<OnnxModel> {
     let Some(mut graph) = model.graph else {
@@ -45,7 +45,6 @@ pub(super) fn model(model: ModelProto, path: &Path) -> Result<OnnxModel> {
         unsupported: BTreeMap::new(),
         nodes_read: 0,
         captured: 0,
-        four_bit: HashSet::new(),
     };
     let (graph, _) = reader.graph(graph, true)?;
     if !reader.unsupported.is_empty() {
@@ -95,8 +94,6 @@ struct Reader<'a> {
     unsupported: BTreeMap<String, (usize, String)>,
     nodes_read: usize,
     captured: usize,
-    /// Names of values whose elements are 4-bit integers in the file and 8-bit ones here.
-    four_bit: HashSet<String>,
 }
 
 impl Reader<'_> {
@@ -105,7 +102,6 @@ impl Reader<'_> {
     fn graph(&mut self, mut proto: GraphProto, is_outermost: bool) -> Result<(Graph, Vec<String>)> {
         let mut graph = Graph::default();
         let mut names = HashMap::new();
-        self.note_4_bit(&proto);
         self.tensors(&proto, &mut graph, &mut names)?;
         self.inputs(&proto, &mut graph, &mut names)?;
         let nodes = std::mem::take(&mut proto.node);
@@ -127,26 +123,6 @@ impl Reader<'_> {
             graph.outputs.push(*id);
         }
         Ok((graph, captures))
-    }
-
-    /// Remembers which tensors have 4-bit integers, before inner graphs that may read them are read.
-    fn note_4_bit(&mut self, proto: &GraphProto) {
-        let tensors = proto.initializer.iter().filter(|tensor| tensor::is_4_bit(tensor));
-        self.four_bit.extend(tensors.map(|tensor| tensor.name.clone()));
-        for node in &proto.node {
-            let is_4_bit = match node.op_type.as_str() {
-                "Constant" => node.attribute.iter().filter_map(|a| a.t.as_deref()).any(tensor::is_4_bit),
-                // They move elements and leave them as they are.
-                "Expand" | "Flatten" | "Gather" | "Identity" | "Reshape" | "Slice" | "Squeeze"
-                | "Transpose" | "Unsqueeze" => {
-                    node.input.first().is_some_and(|name| self.four_bit.contains(name))
-                }
-                _ => false,
-            };
-            if is_4_bit {
-                self.four_bit.extend(node.output.first().cloned());
-            }
-        }
     }
 
     fn tensors(&self, proto: &GraphProto, graph: &mut Graph, names: &mut Names) -> Result<()> {
@@ -285,13 +261,6 @@ impl Reader<'_> {
             }
             return Ok(());
         }
-        // The zero point's type is the output's, and an 8-bit output would saturate at other numbers.
-        if proto.op_type == "QuantizeLinear"
-            && proto.input.get(2).is_some_and(|zero| self.four_bit.contains(zero))
-        {
-            let problem = "quantising to 4-bit integers is not supported";
-            return Err(self.invalid_node(&proto, Problem::new(problem)));
-        }
         let Some(entry) = ops::find(domain, &proto.op_type) else {
             let operator =
                 if domain.is_empty() { proto.op_type.clone() } else { format!("{domain}.{}", proto.op_type) };
@@ -425,48 +394,4 @@ fn info(value: &ValueInfoProto) -> Result<Option<Info>, Problem> {
 fn is_symbol(name: &str) -> bool {
     name.chars().all(|character| character.is_ascii_alphanumeric() || "_.- ".contains(character))
         && !name.is_empty()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::proto::{OperatorSetIdProto, TensorProto};
-    use super::*;
-
-    fn node(op_type: &str, input: &[&str], output: &str) -> NodeProto {
-        NodeProto {
-            op_type: op_type.to_owned(),
-            input: input.iter().map(|&name| name.to_owned()).collect(),
-            output: vec![output.to_owned()],
-            ..NodeProto::default()
-        }
-    }
-
-    fn tensor(name: &str, data_type: i32) -> TensorProto {
-        let raw_data = if data_type == 1 { vec![0, 0, 128, 63] } else { vec![1] };
-        TensorProto { name: name.to_owned(), data_type, raw_data: raw_data.into(), ..TensorProto::default() }
-    }
-
-    #[test]
-    fn nothing_is_quantised_to_4_bits() {
-        const INT8: i32 = 3;
-        let read = |dtype: i32, last: NodeProto| {
-            let graph = GraphProto {
-                initializer: vec![tensor("scale", 1), tensor("zero", dtype)],
-                node: vec![node("Identity", &["zero"], "same"), last],
-                ..GraphProto::default()
-            };
-            let opset = OperatorSetIdProto { version: 21, ..OperatorSetIdProto::default() };
-            let model = ModelProto { graph: Some(graph), opset_import: vec![opset], ..ModelProto::default() };
-            super::model(model, Path::new("model.onnx")).map(|_| ()).map_err(|error| error.to_string())
-        };
-        let quantize = |zero: &str| node("QuantizeLinear", &["scale", "scale", zero], "out");
-        for name in ["zero", "same"] {
-            assert_eq!(read(INT8, quantize(name)), Ok(()));
-            for dtype in [21, 22] {
-                let error = read(dtype, quantize(name)).unwrap_err();
-                assert!(error.contains("4-bit"), "{error}");
-                assert_eq!(read(dtype, node("DequantizeLinear", &[name, "scale", name], "out")), Ok(()));
-            }
-        }
-    }
 }

@@ -10,6 +10,7 @@ use half::{bf16, f16};
 use memmap2::Mmap;
 
 use super::proto::{EXTERNAL, TensorProto};
+use crate::graph::low_bit::Format;
 use crate::graph::{Array, Constant, DataType, Problem, RawTensor, check_rank, element_count, problem};
 
 /// The files beside a model that hold tensors of it, each mapped once.
@@ -68,15 +69,7 @@ impl ExternalFiles {
     }
 }
 
-const UINT4: i32 = 21;
-const INT4: i32 = 22;
-
-/// Whether its elements are 4-bit integers.
-pub(super) fn is_4_bit(tensor: &TensorProto) -> bool {
-    matches!(tensor.data_type, UINT4 | INT4)
-}
-
-/// A tensor of the file or of a file beside it. 4-bit integers become 8-bit ones.
+/// A tensor of the file or of a file beside it.
 pub(super) fn constant(tensor: &TensorProto, files: &ExternalFiles) -> Result<Constant, Problem> {
     check_rank(tensor.dims.len())?;
     let shape: Vec<usize> = tensor
@@ -94,11 +87,9 @@ pub(super) fn constant(tensor: &TensorProto, files: &ExternalFiles) -> Result<Co
     } else {
         None
     };
-    if is_4_bit(tensor) {
-        return nibbles(tensor, shape, raw);
-    }
     let dtype = DataType::from_number(tensor.data_type)?;
     match raw {
+        Some(bytes) if is_packed(dtype) => unpacked(&bytes, dtype, shape).map(Constant::Array),
         Some(bytes) => RawTensor::new(dtype, shape, bytes).map(Constant::Raw),
         None => typed(tensor, dtype, shape).map(Constant::Array),
     }
@@ -141,6 +132,8 @@ fn typed(tensor: &TensorProto, dtype: DataType, shape: Vec<usize>) -> Result<Arr
             let strings = tensor.string_data.iter().map(|bytes| string(bytes)).collect::<Result<_, _>>()?;
             Array::new::<String>(shape, strings)
         }
+        _ if is_packed(dtype) => unpacked(&narrow(ints)?, dtype, shape),
+        _ => Array::from_codes(dtype, shape, narrow(ints)?.into_iter()),
     }
 }
 
@@ -154,22 +147,62 @@ pub(super) fn string(bytes: &[u8]) -> Result<String, Problem> {
     String::from_utf8(bytes.to_vec()).map_err(|_| Problem::new("a string is not UTF-8"))
 }
 
-/// Two 4-bit integers to a byte, the first in the low half.
-fn nibbles(tensor: &TensorProto, shape: Vec<usize>, raw: Option<Bytes>) -> Result<Constant, Problem> {
+/// Whether several elements share a byte.
+fn is_packed(dtype: DataType) -> bool {
+    dtype.low_bit().is_some_and(|format| format.bits() < 8)
+}
+
+/// The elements in bytes that several share, the first in the lowest bits.
+fn unpacked(bytes: &[u8], dtype: DataType, shape: Vec<usize>) -> Result<Array, Problem> {
     let len = element_count(&shape)?;
-    let bytes = match raw {
-        Some(bytes) => bytes.to_vec(),
-        None => narrow(&tensor.int32_data)?,
-    };
-    if bytes.len() != len.div_ceil(2) {
-        problem!("{} bytes are not {len} 4-bit integers", bytes.len());
+    let bits = dtype.low_bit().map_or(8, Format::bits);
+    let per_byte = 8 / bits;
+    if bytes.len() != len.div_ceil(per_byte as usize) {
+        problem!("{} bytes are not {len} elements of {dtype}", bytes.len());
     }
-    let halves = bytes.iter().flat_map(|byte| [byte & 15, byte >> 4]).take(len);
-    let array = if tensor.data_type == UINT4 {
-        Array::new::<u8>(shape, halves.collect())
-    } else {
-        // The sign is the fourth bit.
-        Array::new::<i8>(shape, halves.map(|half| ((half << 4) as i8) >> 4).collect())
-    };
-    array.map(Constant::Array)
+    // Bits above an element's own are dropped.
+    let codes = bytes.iter().flat_map(|byte| (0..per_byte).map(move |index| byte >> (index * bits)));
+    Array::from_codes(dtype, shape, codes.take(len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(data_type: i32, dims: &[i64], raw: &[u8], ints: &[i32]) -> Result<Array, Problem> {
+        let tensor = TensorProto {
+            data_type,
+            dims: dims.to_vec(),
+            raw_data: raw.to_vec().into(),
+            int32_data: ints.to_vec(),
+            ..TensorProto::default()
+        };
+        constant(&tensor, &ExternalFiles::beside(Path::new("model.onnx"))).map(|constant| constant.array())
+    }
+
+    #[test]
+    fn elements_that_share_a_byte_are_taken_apart() {
+        const FLOAT8E4M3FN: i32 = 17;
+        const UINT4: i32 = 21;
+        const INT4: i32 = 22;
+        const FLOAT4E2M1: i32 = 23;
+        const INT2: i32 = 26;
+        let int4 = read(INT4, &[3], &[0xF1, 0xA8], &[]).unwrap();
+        assert_eq!((int4.dtype(), int4.to_ints().unwrap()), (DataType::I4, vec![1, -1, -8]));
+        assert_eq!(read(UINT4, &[1, 3], &[], &[0xF1, 0xA8]).unwrap().to_ints().unwrap(), [1, 15, 8]);
+        assert_eq!(
+            read(INT2, &[5], &[0b11_10_01_00, 0b10], &[]).unwrap().to_ints().unwrap(),
+            [0, 1, -2, -1, -2]
+        );
+        assert_eq!(read(FLOAT4E2M1, &[2], &[0x9F], &[]).unwrap().codes().unwrap(), [15, 9]);
+        for (raw, ints) in [(&[0xF1u8, 3][..], &[][..]), (&[], &[0xF1, 3])] {
+            assert_eq!(read(FLOAT8E4M3FN, &[2], raw, ints).unwrap().codes().unwrap(), [0xF1, 3]);
+        }
+        for (dtype, len) in [(INT4, 5), (UINT4, 2), (INT2, 9), (INT2, 4), (FLOAT8E4M3FN, 3)] {
+            assert!(read(dtype, &[len], &[0, 0], &[]).is_err(), "{dtype} {len}");
+        }
+        assert!(read(INT4, &[1], &[], &[256]).is_err());
+        assert_eq!(read(INT4, &[0], &[], &[]).unwrap().len(), 0);
+        assert!(read(INT4, &[i64::MAX], &[0], &[]).is_err());
+    }
 }

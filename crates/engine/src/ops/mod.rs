@@ -44,8 +44,13 @@ pub(crate) struct Entry {
     domain: &'static str,
     name: &'static str,
     inputs: RangeInclusive<usize>,
+    /// The first version of the standard operator set whose semantics are the reader's.
+    since: i64,
     read: fn(&NodeReader) -> Result<Box<dyn Operator>, Problem>,
 }
+
+/// Before it, broadcasting and the inputs of most operators were others.
+const FIRST_OPSET: i64 = 7;
 
 impl Entry {
     /// An operator of the standard.
@@ -54,7 +59,7 @@ impl Entry {
         inputs: RangeInclusive<usize>,
         read: fn(&NodeReader) -> Result<Box<dyn Operator>, Problem>,
     ) -> Self {
-        Self { domain: "", name, inputs, read }
+        Self { domain: "", name, inputs, since: FIRST_OPSET, read }
     }
 
     /// An operator that ONNX Runtime adds.
@@ -63,7 +68,13 @@ impl Entry {
         inputs: RangeInclusive<usize>,
         read: fn(&NodeReader) -> Result<Box<dyn Operator>, Problem>,
     ) -> Self {
-        Self { domain: "com.microsoft", name, inputs, read }
+        Self { domain: "com.microsoft", name, inputs, since: FIRST_OPSET, read }
+    }
+
+    /// An operator that has been the same since this version.
+    const fn since(mut self, opset: i64) -> Self {
+        self.since = opset;
+        self
     }
 
     /// The operator of a node.
@@ -72,6 +83,9 @@ impl Entry {
     ///
     /// When it has another number of inputs or attributes than the operator.
     pub(crate) fn read(&self, node: &NodeReader) -> Result<Box<dyn Operator>, Problem> {
+        if node.opset < self.since {
+            problem!("operator set {} is not supported here, only {} and later", node.opset, self.since);
+        }
         if !self.inputs.contains(&node.num_inputs) {
             let (least, most) = (self.inputs.start(), self.inputs.end());
             problem!("{} inputs, expected {least} to {most}", node.num_inputs);

@@ -47,6 +47,10 @@ impl Operator for If {
         "If"
     }
 
+    fn takes_low_bit(&self) -> bool {
+        true
+    }
+
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
         let infer = |condition| {
             let (body, first) = self.branch(condition);

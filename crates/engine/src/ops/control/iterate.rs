@@ -82,6 +82,10 @@ impl Operator for Loop {
         "Loop"
     }
 
+    fn takes_low_bit(&self) -> bool {
+        true
+    }
+
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
         let initial =
             (0..self.carried).map(|index| Ok((*inputs.get(2 + index)?).clone())).collect::<Result<_, _>>()?;

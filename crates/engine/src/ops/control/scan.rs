@@ -172,6 +172,10 @@ impl Operator for Scan {
         "Scan"
     }
 
+    fn takes_low_bit(&self) -> bool {
+        true
+    }
+
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
         if self.has_batch {
             return Ok(Vec::new());

@@ -3,6 +3,7 @@
 use half::{bf16, f16};
 
 use super::each_into;
+use crate::graph::low_bit::{Conversion, Format, Rounding};
 use crate::graph::{Array, DataType, Dim, Element, Info, Operands, Operator, Problem, problem};
 use crate::ops::{Entry, NodeReader};
 
@@ -22,12 +23,17 @@ pub(in crate::ops) const OPERATORS: &[Entry] = &[
 pub(crate) struct Cast {
     /// `None` for the second input's type.
     pub(crate) to: Option<DataType>,
+    /// To types of few bits alone.
+    pub(crate) conversion: Conversion,
 }
 
 fn read(node: &NodeReader, to: Option<DataType>) -> Result<Box<dyn Operator>, Problem> {
-    // What these say is about types below 16 bits alone.
-    node.attributes.ignore(&["saturate", "round_mode"]);
-    Ok(Box::new(Cast { to }))
+    let roundings = [("up", Rounding::Up), ("down", Rounding::Down), ("nearest", Rounding::Nearest)];
+    let conversion = Conversion {
+        saturates: node.attributes.flag("saturate")?.unwrap_or(true),
+        rounding: node.attributes.choice("round_mode", &roundings)?.unwrap_or(Rounding::Up),
+    };
+    Ok(Box::new(Cast { to, conversion }))
 }
 
 impl Operator for Cast {
@@ -51,7 +57,15 @@ impl Operator for Cast {
             Some(dtype) => dtype,
             None => inputs.get(1)?.dtype(),
         };
-        Ok(vec![cast(inputs.take(0)?, dtype)?])
+        let array = inputs.take(0)?;
+        Ok(vec![match dtype.low_bit() {
+            Some(format) if array.dtype() != dtype => encode(array, dtype, format, self.conversion)?,
+            _ => cast(array, dtype)?,
+        }])
+    }
+
+    fn takes_low_bit(&self) -> bool {
+        true
     }
 }
 
@@ -99,7 +113,7 @@ macro_rules! for_native {
     };
 }
 
-/// The elements as another type: floating-point numbers are rounded to nearest, integers lose high bits, and what
+/// The elements as another type, one that is computed with: floating-point numbers are rounded to nearest, integers lose high bits, and what
 /// becomes an integer loses its fraction.
 pub(crate) fn cast(array: Array, to: DataType) -> Result<Array, Problem> {
     let from = array.dtype();
@@ -116,6 +130,7 @@ pub(crate) fn cast(array: Array, to: DataType) -> Result<Array, Problem> {
                 DataType::Bf16 => each_into(&array, |value: &$S| bf16::from_f32(*value as f32)),
                 DataType::Bool => each_into(&array, |value: &$S| *value != 0 as $S),
                 DataType::String => each_into(&array, |value: &$S| print(value)),
+                _ => problem!("{from} cannot become {to} here"),
             )
         };
     }
@@ -128,8 +143,27 @@ pub(crate) fn cast(array: Array, to: DataType) -> Result<Array, Problem> {
         // What is smaller becomes one of those without loss.
         DataType::F16 => cast(each_into(&array, |value: &f16| value.to_f32())?, to),
         DataType::Bf16 => cast(each_into(&array, |value: &bf16| value.to_f32())?, to),
-        _ => cast(Array::new(array.shape(), array.to_ints()?)?, to),
+        _ => match from.low_bit() {
+            Some(format) if !format.is_int() => {
+                let numbers = format.numbers();
+                let values = array.codes()?.into_iter().map(|code| numbers[usize::from(code)]);
+                cast(Array::new(array.shape(), values.collect())?, to)
+            }
+            _ => cast(Array::new(array.shape(), array.to_ints()?)?, to),
+        },
     }
+}
+
+/// The elements as a type of few bits. Numbers are rounded once, from f64: it has all others but large integers, which
+/// lie beyond what these types have.
+fn encode(array: Array, to: DataType, format: Format, conversion: Conversion) -> Result<Array, Problem> {
+    let shape = array.shape().to_vec();
+    if format.is_int() && (array.dtype().is_int() || array.dtype() == DataType::String) {
+        let ints = cast(array, DataType::I64)?.into_values::<i64>()?;
+        return Array::from_codes(to, shape, ints.into_iter().map(|value| format.encode_int(value)));
+    }
+    let values = cast(array, DataType::F64)?.into_values::<f64>()?;
+    Array::from_codes(to, shape, values.into_iter().map(|value| format.encode(value, conversion)))
 }
 
 /// A number in the fewest digits that identify it.
@@ -160,6 +194,8 @@ fn parse_one<T: Element + std::str::FromStr>(text: &str) -> Result<T, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::{Graph, Session, ValueId};
+    use crate::ops::elementwise::{Arithmetic, Operation};
 
     const TYPES: [DataType; 14] = [
         DataType::F32,
@@ -192,6 +228,71 @@ mod tests {
         }
     }
 
+    const LOW_BIT: [DataType; 10] = [
+        DataType::I4,
+        DataType::U4,
+        DataType::I2,
+        DataType::U2,
+        DataType::F8E4M3Fn,
+        DataType::F8E4M3FnUz,
+        DataType::F8E5M2,
+        DataType::F8E5M2FnUz,
+        DataType::F8E8M0,
+        DataType::F4E2M1,
+    ];
+
+    fn cast_by(conversion: Conversion, array: Array, to: DataType) -> Result<Array, Problem> {
+        let operator = Cast { to: Some(to), conversion };
+        operator.run(Operands::new(vec![Some(array)])).map(|mut outputs| outputs.remove(0))
+    }
+
+    #[test]
+    fn types_of_few_bits_become_every_other_and_come_from_it() {
+        let convert = |array: &Array, to| cast_by(Conversion::default(), array.clone(), to).unwrap();
+        let one = Array::vector(vec![1i64]);
+        for low in LOW_BIT {
+            let ones = convert(&one, low);
+            assert_eq!(ones.dtype(), low);
+            for other in TYPES.into_iter().chain(LOW_BIT) {
+                let others = convert(&ones, other);
+                assert_eq!(others.dtype(), other);
+                assert_eq!(convert(&others, low), ones, "{low} {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn attributes_say_what_becomes_of_what_is_too_large() {
+        let saturating = Conversion::default();
+        let wrapping = Conversion { saturates: false, rounding: Rounding::Nearest };
+        let codes = |conversion, to| {
+            let values = Array::vector(vec![1e6f32, -1e6, f32::INFINITY, 0.0]);
+            cast_by(conversion, values, to).unwrap().codes().unwrap()
+        };
+        assert_eq!(codes(saturating, DataType::F8E5M2), [0x7B, 0xFB, 0x7B, 0]);
+        assert_eq!(codes(wrapping, DataType::F8E5M2), [0x7C, 0xFC, 0x7C, 0]);
+        assert_eq!(codes(wrapping, DataType::F8E8M0), [0x93, 0xFF, 0xFF, 0xFF]);
+        // Rounded once: f32 would have made it the half between two codes.
+        let value = Array::vector(vec![1.0625f64.next_up()]);
+        assert_eq!(cast_by(saturating, value, DataType::F8E4M3Fn).unwrap().codes().unwrap(), [0x39]);
+    }
+
+    #[test]
+    fn operators_that_compute_refuse_types_of_few_bits_at_load() {
+        fn load(build: impl Fn(&mut Graph, ValueId) -> ValueId) -> Result<(), String> {
+            let mut graph = Graph::default();
+            let input = graph.add_input("x", Some(Info::new(DataType::I4, vec![1i64.into()])));
+            let output = build(&mut graph, input);
+            graph.outputs = vec![output];
+            Session::new(graph).map(|_| ()).map_err(|error| error.to_string())
+        }
+        let add = Arithmetic { operation: Operation::Add };
+        let error = load(|graph, x| graph.add_node("add", add, &[x, x])).unwrap_err();
+        assert!(error.contains("`add` (Add): int4 is not supported here"), "{error}");
+        let cast = Cast { to: Some(DataType::F32), conversion: Conversion::default() };
+        assert_eq!(load(|graph, x| graph.add_node("cast", cast, &[x])), Ok(()));
+    }
+
     #[test]
     fn what_does_not_fit_does_not_panic() {
         let floats = Array::vector(vec![f32::NAN, f32::INFINITY, -1e30, 300.7, -0.0]);
@@ -207,7 +308,7 @@ mod tests {
         let sizes = Info::vector(DataType::I64, vec![Dim::symbol("batch"), (1i64 << 40).into()]);
         let cast_to = |to| {
             let inputs = Operands::new(vec![Some(&sizes)]);
-            Cast { to: Some(to) }.infer(&inputs).unwrap().remove(0).ints
+            Cast { to: Some(to), conversion: Conversion::default() }.infer(&inputs).unwrap().remove(0).ints
         };
         let ints = cast_to(DataType::I32).unwrap();
         assert_eq!((&ints[0], ints[1].known()), (&Dim::symbol("batch"), None));

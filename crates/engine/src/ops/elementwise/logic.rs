@@ -1,7 +1,9 @@
 //! Operators of truth values: comparisons, logic, choice.
 
 use super::{cast, each, each_into, infer_pair, known, truth, zip_dims};
-use crate::graph::{Array, DataType, Dim, Element, Info, Operands, Operator, Problem, for_type, problem};
+use crate::graph::{
+    Array, DataType, Dim, Element, Info, Operands, Operator, Problem, for_computed_type, problem,
+};
 use crate::ops::number::{for_number, widen};
 use crate::ops::{Entry, NodeReader, broadcast};
 
@@ -14,7 +16,7 @@ pub(in crate::ops) const OPERATORS: &[Entry] = &[
     Entry::new("And", 2..=2, |_| Ok(Box::new(Logic { connective: Connective::And }))),
     Entry::new("Or", 2..=2, |_| Ok(Box::new(Logic { connective: Connective::Or }))),
     Entry::new("Xor", 2..=2, |_| Ok(Box::new(Logic { connective: Connective::Xor }))),
-    Entry::new("Not", 1..=1, |_| Ok(Box::new(Not))),
+    Entry::new("Not", 1..=1, |_| Ok(Box::new(Not))).since(1),
     Entry::new("IsNaN", 1..=1, |_| Ok(Box::new(FloatClass { nan: true, negative: false, positive: false }))),
     Entry::new("IsInf", 1..=1, read_is_inf),
     Entry::new("Where", 3..=3, |_| Ok(Box::new(Where))),
@@ -256,7 +258,7 @@ impl Operator for Where {
 
     fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
         let (condition, a, b) = (inputs.get(0)?, inputs.get(1)?, inputs.get(2)?);
-        Ok(vec![for_type!(a.dtype(), T => choose::<T>(condition, a, b)?)])
+        Ok(vec![for_computed_type!(a.dtype(), T => choose::<T>(condition, a, b)?)])
     }
 }
 

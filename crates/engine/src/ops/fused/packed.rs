@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::Precision;
 use crate::graph::{
-    Array, DataType, Dim, Element, Info, Operands, Operator, Problem, checked_len, for_type, problem,
+    Array, DataType, Dim, Element, Info, Operands, Operator, Problem, checked_len, for_computed_type, problem,
 };
 use crate::kernels::{AttentionOptions, AttentionShape, PositionBias, Rotary, attention_of_rows};
 
@@ -116,7 +116,7 @@ impl Operator for RowsByPosition {
         }
         let shape = [&[1, positions.len()], rest].concat();
         let width: usize = rest.iter().product();
-        Ok(vec![for_type!(table.dtype(), T => {
+        Ok(vec![for_computed_type!(table.dtype(), T => {
             let mut values: Vec<T> = Vec::with_capacity(checked_len(&shape, size_of::<T>())?);
             let rows = table.values::<T>()?;
             for &position in positions {
@@ -148,7 +148,7 @@ impl Operator for FirstTokens {
         }
         let width: usize = x.shape()[2..].iter().product();
         let shape = [&[sequences.len()], &x.shape()[2..]].concat();
-        Ok(vec![for_type!(x.dtype(), T => {
+        Ok(vec![for_computed_type!(x.dtype(), T => {
             let mut values: Vec<T> = Vec::with_capacity(sequences.len() * width);
             let tokens = x.values::<T>()?;
             for sequence in &sequences {

@@ -22,6 +22,10 @@ impl Operator for Gather {
         "Gather"
     }
 
+    fn takes_low_bit(&self) -> bool {
+        true
+    }
+
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
         let (data, indices) = (inputs.get(0)?, inputs.get(1)?);
         let (Some(shape), Some(picked)) = (&data.shape, &indices.shape) else {
@@ -97,6 +101,10 @@ impl GatherElements {
 impl Operator for GatherElements {
     fn name(&self) -> &str {
         "GatherElements"
+    }
+
+    fn takes_low_bit(&self) -> bool {
+        true
     }
 
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
@@ -179,6 +187,10 @@ impl GatherNd {
 impl Operator for GatherNd {
     fn name(&self) -> &str {
         "GatherND"
+    }
+
+    fn takes_low_bit(&self) -> bool {
+        true
     }
 
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {

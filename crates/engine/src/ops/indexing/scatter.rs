@@ -2,7 +2,9 @@
 
 use super::gather::{element_places, vector_places};
 use super::number::{Number, for_number};
-use crate::graph::{Array, Element, Info, Operands, Operator, Problem, element_count, for_type, problem};
+use crate::graph::{
+    Array, Element, Info, Operands, Operator, Problem, element_count, for_computed_type, problem,
+};
 use crate::ops::NodeReader;
 
 /// What becomes of an element and its update.
@@ -56,7 +58,7 @@ fn scatter(
     }
     let shape = data.shape().to_vec();
     if reduction == Reduction::None {
-        return for_type!(data.dtype(), T => {
+        return for_computed_type!(data.dtype(), T => {
             let mut values = data.into_values::<T>()?;
             write(&mut values, places, run, updates.values::<T>()?, |to, from| to.clone_from_slice(from));
             Array::new(shape, values)

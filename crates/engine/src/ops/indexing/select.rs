@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 
 use super::top_k::Ordered;
 use crate::graph::{
-    Array, DataType, Dim, Element, Info, Operands, Operator, Problem, checked_len, element_count, for_type,
-    problem,
+    Array, DataType, Dim, Element, Info, Operands, Operator, Problem, checked_len, element_count,
+    for_computed_type, problem,
 };
 use crate::ops::{NodeReader, axes};
 
@@ -59,7 +59,7 @@ impl Operator for OneHot {
             axes::index(index, depth).map(|index| (place / run * depth + index) * run + place % run)
         };
         let places: Vec<usize> = indices.iter().enumerate().filter_map(place).collect();
-        Ok(vec![for_type!(values.dtype(), T => one_hot::<T>(shape, values, &places)?)])
+        Ok(vec![for_computed_type!(values.dtype(), T => one_hot::<T>(shape, values, &places)?)])
     }
 }
 
@@ -95,7 +95,7 @@ impl Operator for NonZero {
 
     fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
         let array = inputs.get(0)?;
-        let places: Vec<usize> = for_type!(array.dtype(), T => {
+        let places: Vec<usize> = for_computed_type!(array.dtype(), T => {
             let zero = T::default();
             let values = array.values::<T>()?.iter().enumerate();
             values.filter(|(_, value)| **value != zero).map(|(place, _)| place).collect()
@@ -161,7 +161,7 @@ fn parts(array: &Array, shape: &[usize], axis: usize, indices: &[usize]) -> Resu
     let mut sizes = shape.to_vec();
     sizes[axis] = indices.len();
     let len = checked_len(&sizes, array.dtype().size())?;
-    for_type!(array.dtype(), T => {
+    for_computed_type!(array.dtype(), T => {
         let values = array.values::<T>()?;
         let mut kept = Vec::with_capacity(len);
         if len > 0 {
@@ -236,7 +236,7 @@ impl Operator for Unique {
         }
         let mut order: Vec<usize> = (0..checked_len(&shape[axis..=axis], size_of::<usize>())?).collect();
         // For each part, in the order of their values, whether it is a new one.
-        let is_new: Vec<bool> = for_type!(array.dtype(), T => {
+        let is_new: Vec<bool> = for_computed_type!(array.dtype(), T => {
             let values = array.values::<T>()?;
             order.sort_by(|&a, &b| compare(values, sizes, a, b));
             let same = |at: usize| compare(values, sizes, order[at - 1], order[at]).is_eq();

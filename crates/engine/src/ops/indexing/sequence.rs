@@ -1,7 +1,7 @@
 //! `CumSum` and `ReverseSequence`: along one axis.
 
 use super::number::{Number, for_number};
-use crate::graph::{Array, Info, Operands, Operator, Problem, element_count, for_type, problem};
+use crate::graph::{Array, Info, Operands, Operator, Problem, element_count, for_computed_type, problem};
 use crate::ops::{NodeReader, axes};
 
 /// `CumSum`: the sums of all elements up to each one.
@@ -107,7 +107,7 @@ impl Operator for ReverseSequence {
             problem!("lengths {lens:?} are not those of a batch of {batch} with up to {time} elements");
         }
         let run = element_count(rest)?;
-        Ok(vec![for_type!(array.dtype(), T => {
+        Ok(vec![for_computed_type!(array.dtype(), T => {
             let values = array.values::<T>()?;
             let mut reversed = Vec::with_capacity(values.len());
             if !values.is_empty() {

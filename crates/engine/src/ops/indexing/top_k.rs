@@ -5,8 +5,8 @@ use std::cmp::Ordering;
 use half::{bf16, f16};
 
 use crate::graph::{
-    Array, DataType, Dim, Element, Info, Operands, Operator, Problem, checked_len, element_count, for_type,
-    problem,
+    Array, DataType, Dim, Element, Info, Operands, Operator, Problem, checked_len, element_count,
+    for_computed_type, problem,
 };
 use crate::ops::{NodeReader, axes};
 
@@ -133,7 +133,7 @@ impl Operator for TopK {
         let Some(k) = k else {
             problem!("{given:?} of {} elements are wanted", array.shape()[axis]);
         };
-        for_type!(array.dtype(), T => self.top::<T>(array, axis, k))
+        for_computed_type!(array.dtype(), T => self.top::<T>(array, axis, k))
     }
 }
 

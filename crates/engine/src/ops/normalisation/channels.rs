@@ -39,21 +39,52 @@ fn infer(inputs: &Operands<&Info>, least: usize) -> Result<Vec<Info>, Problem> {
     Ok(vec![output])
 }
 
-/// `BatchNormalization`, as it is after training.
+/// `BatchNormalization`
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct BatchNormalization {
     pub(crate) epsilon: f32,
+    /// In training, statistics are the batch's own, and this part of what they were stays in those that are handed on.
+    pub(crate) momentum: Option<f32>,
 }
 
 impl BatchNormalization {
     fn read(node: &NodeReader) -> Result<Box<dyn Operator>, Problem> {
-        let is_training = node.attributes.flag("training_mode")?.unwrap_or(false) || node.num_outputs > 1;
-        if is_training || node.attributes.int("spatial")?.unwrap_or(1) != 1 {
-            problem!("only inference by channel is supported");
+        let is_training = node.attributes.flag("training_mode")?.unwrap_or(false);
+        if node.attributes.int("spatial")?.unwrap_or(1) != 1 {
+            problem!("only normalisation by channel is supported");
         }
-        node.attributes.ignore(&["momentum"]);
-        Ok(Box::new(Self { epsilon: epsilon(node)? }))
+        if node.num_outputs > 1 && !is_training {
+            problem!("outputs of training are only supported in its mode, from operator set 14 on");
+        }
+        let momentum = node.attributes.float("momentum")?.unwrap_or(0.9);
+        Ok(Box::new(Self { epsilon: epsilon(node)?, momentum: is_training.then_some(momentum) }))
     }
+
+    /// Each channel's values, `len` at a time, about their mean, with the square root of their variance as unit.
+    fn normalize(&self, values: &mut [f32], len: usize, [scale, bias, mean, variance]: [&[f32]; 4]) {
+        for (index, values) in values.chunks_exact_mut(len.max(1)).enumerate() {
+            let channel = index % scale.len();
+            let factor = scale[channel] / (variance[channel] + self.epsilon).sqrt();
+            let (mean, bias) = (mean[channel], bias[channel]);
+            values.iter_mut().for_each(|value| *value = (*value - mean) * factor + bias);
+        }
+    }
+}
+
+/// Mean and variance of each channel.
+fn statistics(values: &[f32], channels: usize, len: usize) -> [Vec<f32>; 2] {
+    let sums = |term: &dyn Fn(usize, f64) -> f64| -> Vec<f64> {
+        let mut sums = vec![0.0f64; channels];
+        for (index, values) in values.chunks_exact(len.max(1)).enumerate() {
+            let channel = index % channels;
+            sums[channel] += values.iter().map(|&value| term(channel, value.into())).sum::<f64>();
+        }
+        let count = (values.len() / channels.max(1)) as f64;
+        sums.into_iter().map(|sum| sum / count).collect()
+    };
+    let mean = sums(&|_, value| value);
+    let variance = sums(&|channel, value| (value - mean[channel]).powi(2));
+    [mean, variance].map(|values| values.into_iter().map(|value| value as f32).collect())
 }
 
 impl Operator for BatchNormalization {
@@ -62,7 +93,14 @@ impl Operator for BatchNormalization {
     }
 
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
-        infer(inputs, 1)
+        let mut outputs = infer(inputs, 1)?;
+        if self.momentum.is_some() {
+            for index in [3, 4] {
+                let statistic = inputs.get(index)?;
+                outputs.push(Info { shape: statistic.shape.clone(), ..Info::unknown(statistic.dtype) });
+            }
+        }
+        Ok(outputs)
     }
 
     fn run(&self, mut inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
@@ -73,13 +111,22 @@ impl Operator for BatchNormalization {
         let [scale, bias, mean, variance] = [1, 2, 3, 4].map(|index| parameter(&inputs, index, channels));
         let (scale, bias, mean, variance) = (scale?, bias?, mean?, variance?);
         let mut values = x.into_floats()?;
-        for (index, values) in values.chunks_exact_mut(len.max(1)).enumerate() {
-            let channel = index % channels;
-            let factor = scale[channel] / (variance[channel] + self.epsilon).sqrt();
-            let (mean, bias) = (mean[channel], bias[channel]);
-            values.iter_mut().for_each(|value| *value = (*value - mean) * factor + bias);
+        let Some(momentum) = self.momentum else {
+            self.normalize(&mut values, len, [&scale, &bias, &mean, &variance]);
+            return Ok(vec![Array::from_floats(dtype, shape, values)?]);
+        };
+        let current = statistics(&values, channels, len);
+        self.normalize(&mut values, len, [&scale, &bias, &current[0], &current[1]]);
+        let mut outputs = vec![Array::from_floats(dtype, shape, values)?];
+        for (index, (given, current)) in
+            [(mean, &current[0]), (variance, &current[1])].into_iter().enumerate()
+        {
+            let running = given.iter().zip(current);
+            let running = running.map(|(given, current)| given * momentum + current * (1.0 - momentum));
+            let dtype = inputs.get(3 + index)?.dtype();
+            outputs.push(Array::from_floats(dtype, [channels], running.collect())?);
         }
-        Ok(vec![Array::from_floats(dtype, shape, values)?])
+        Ok(outputs)
     }
 }
 
@@ -158,6 +205,23 @@ impl Operator for GroupNormalization {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn training_takes_the_statistics_of_the_batch() {
+        let norm = BatchNormalization { epsilon: 0.0, momentum: Some(0.75) };
+        let run = |x: Array, channels: usize| {
+            let parameter = |value: f32| Some(Array::full([channels], value).unwrap());
+            let inputs = vec![Some(x), parameter(2.0), parameter(1.0), parameter(8.0), parameter(0.0)];
+            norm.run(Operands::new(inputs))
+        };
+        let x = Array::new([2, 2, 1], vec![1f32, 10.0, 5.0, 30.0]).unwrap();
+        let outputs = run(x, 2).unwrap();
+        let floats = |index: usize| outputs[index].to_floats().unwrap().into_owned();
+        assert_eq!([floats(0), floats(1), floats(2)].concat(), [-1.0, -1.0, 3.0, 3.0, 6.75, 11.0, 1.0, 25.0]);
+        assert!(run(Array::full([0, 2], 0f32).unwrap(), 2).is_ok());
+        assert!(run(Array::full([2, 0], 0f32).unwrap(), 0).is_ok());
+        assert!(run(Array::full([2, 3], 0f32).unwrap(), 2).is_err());
+    }
 
     #[test]
     fn groups_are_scaled_by_version() {

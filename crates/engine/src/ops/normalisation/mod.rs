@@ -4,6 +4,8 @@ pub(crate) mod axes;
 pub(super) mod channels;
 pub(crate) mod rows;
 
+pub(crate) use channels::BatchNormalization;
+
 use crate::graph::{Info, Operands, Problem, problem};
 
 /// What is known about an output that is like the first input, with parameters of the same type.

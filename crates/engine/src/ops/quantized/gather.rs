@@ -47,7 +47,6 @@ impl Operator for GatherBlockQuantized {
 
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
         let (data, indices, scales) = (inputs.get(0)?, inputs.get(1)?, inputs.get(2)?);
-        // 4-bit integers of the file are 8-bit ones here, of which nobody could tell whether they are packed.
         if data.dtype != DataType::U8 || !scales.dtype.is_float() {
             problem!("a table of {} with scales of {} is not supported", data.dtype, scales.dtype);
         }

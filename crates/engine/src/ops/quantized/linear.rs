@@ -1,6 +1,9 @@
-//! Numbers to integers and back.
+//! Numbers to integers, or floating-point numbers of few bits, and back.
 
-use super::{Quantized, dynamic_quantization, for_quantized, saturate};
+use std::borrow::Cow;
+
+use super::{Quantized, dynamic_quantization, for_quantized, saturate, saturated};
+use crate::graph::low_bit::{Conversion, Format};
 use crate::graph::{Array, DataType, Info, Operands, Operator, Problem, problem};
 use crate::ops::NodeReader;
 
@@ -106,8 +109,38 @@ fn zeros(array: Option<&Array>, scales: &Array) -> Result<Vec<i32>, Problem> {
     if array.len() != scales.len() {
         problem!("scales have shape {:?}, zero points {:?}", scales.shape(), array.shape());
     }
+    if let Some(format) = array.dtype().low_bit().filter(|format| !format.is_int()) {
+        if array.codes()?.into_iter().any(|code| format.decode(code) != 0.0) {
+            problem!("zero points of {} are not zero", array.dtype());
+        }
+        return Ok(vec![0; scales.len()]);
+    }
     let narrow = |zero| i32::try_from(zero).map_err(|_| Problem::new(format!("zero point {zero}")));
     array.to_ints()?.into_iter().map(narrow).collect()
+}
+
+fn scale_values(array: &Array) -> Result<Cow<'_, [f32]>, Problem> {
+    match array.dtype().low_bit() {
+        Some(format @ Format::PowerOfTwo) => {
+            Ok(array.codes()?.into_iter().map(|code| format.decode(code)).collect())
+        }
+        _ => array.to_floats(),
+    }
+}
+
+fn check_scales(dtype: DataType) -> Result<(), Problem> {
+    if !dtype.is_float() && dtype != DataType::F8E8M0 {
+        problem!("scales are {dtype}");
+    }
+    Ok(())
+}
+
+/// Whether numbers are quantised to this type, perhaps one of few bits.
+fn check_quantized(dtype: DataType) -> Result<(), Problem> {
+    if dtype.low_bit().is_none() || dtype == DataType::F8E8M0 {
+        for_quantized!(dtype, T => T::LOWEST);
+    }
+    Ok(())
 }
 
 /// Numbers of any type that is quantised.
@@ -120,17 +153,13 @@ fn numbers(array: Array) -> Result<Vec<f32>, Problem> {
 
 /// The type that an attribute names by its number in the schema.
 fn output_type(node: &NodeReader) -> Result<Option<DataType>, Problem> {
-    Ok(match node.attributes.int("output_dtype")?.unwrap_or(0) {
-        0 => None,
-        1 => Some(DataType::F32),
-        2 => Some(DataType::U8),
-        3 => Some(DataType::I8),
-        4 => Some(DataType::U16),
-        5 => Some(DataType::I16),
-        10 => Some(DataType::F16),
-        16 => Some(DataType::Bf16),
-        other => problem!("attribute `output_dtype` {other} is not supported"),
-    })
+    match node.attributes.int("output_dtype")?.unwrap_or(0) {
+        0 => Ok(None),
+        number => match i32::try_from(number) {
+            Ok(number) => DataType::from_number(number).map(Some),
+            Err(_) => problem!("attribute `output_dtype` is {number}"),
+        },
+    }
 }
 
 /// `QuantizeLinear`
@@ -139,22 +168,53 @@ pub(crate) struct QuantizeLinear {
     pub(crate) granularity: Granularity,
     /// The zero points' where `None`, or u8.
     pub(crate) output: Option<DataType>,
+    /// What is too large for an 8-bit floating-point type becomes its largest number.
+    pub(crate) saturates: bool,
 }
 
 impl QuantizeLinear {
     pub(super) fn read(node: &NodeReader) -> Result<Box<dyn Operator>, Problem> {
-        // How 8-bit floating-point numbers, which are refused, are rounded.
-        node.attributes.ignore(&["saturate"]);
+        let saturates = node.attributes.flag("saturate")?.unwrap_or(true);
         if !matches!(node.attributes.int("precision")?, None | Some(0 | 1)) {
             problem!("attribute `precision` is not supported below float");
         }
-        Ok(Box::new(Self { granularity: Granularity::read(node)?, output: output_type(node)? }))
+        let output = output_type(node)?;
+        output.map_or(Ok(()), check_quantized)?;
+        Ok(Box::new(Self { granularity: Granularity::read(node)?, output, saturates }))
+    }
+
+    /// The codes of numbers in a type of few bits.
+    fn codes(
+        &self,
+        layout: &Layout,
+        values: &[f32],
+        scales: &[f32],
+        zeros: &[i32],
+        (format, has_zero): (Format, bool),
+    ) -> Vec<u8> {
+        match format.int_range() {
+            Some(range) => layout.apply(values, scales, zeros, |value, scale, zero| {
+                format.encode_int(saturated(value / scale, zero, range).into())
+            }),
+            None => {
+                let conversion = Conversion { saturates: self.saturates, ..Conversion::default() };
+                // ONNX's cases add a zero point to numbers of 4 bits alone, which takes the sign from zeros.
+                let zero = if has_zero && format.bits() == 4 { 0.0 } else { -0.0 };
+                layout.apply(values, scales, zeros, |value, scale, _| {
+                    format.encode((value / scale + zero).into(), conversion)
+                })
+            }
+        }
     }
 }
 
 impl Operator for QuantizeLinear {
     fn name(&self) -> &str {
         "QuantizeLinear"
+    }
+
+    fn takes_low_bit(&self) -> bool {
+        true
     }
 
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
@@ -168,8 +228,9 @@ impl Operator for QuantizeLinear {
         {
             problem!("the zero point is {zero}, the output {output}");
         }
+        check_scales(inputs.get(1)?.dtype)?;
         let dtype = zero.or(self.output).unwrap_or(DataType::U8);
-        for_quantized!(dtype, T => T::LOWEST);
+        check_quantized(dtype)?;
         Ok(vec![Info { dtype, shape: x.shape.clone(), ints: None, constant: None }])
     }
 
@@ -181,7 +242,12 @@ impl Operator for QuantizeLinear {
         let zeros = zeros(zero, scales)?;
         let shape = x.shape().to_vec();
         let layout = self.granularity.layout(&shape, scales.shape())?;
-        let (values, scales) = (numbers(x)?, scales.to_floats()?);
+        let (values, scales) = (numbers(x)?, scale_values(scales)?);
+        if let Some(format) = dtype.low_bit() {
+            let has_zero = inputs.optional(2).is_some();
+            let codes = self.codes(&layout, &values, &scales, &zeros, (format, has_zero));
+            return Ok(vec![Array::from_codes(dtype, shape, codes.into_iter())?]);
+        }
         for_quantized!(dtype, T => {
             let quantize = |value: f32, scale: f32, zero: i32| saturate::<T>(value / scale, zero);
             let values = layout.apply(&values, &scales, &zeros, quantize);
@@ -209,19 +275,24 @@ impl Operator for DequantizeLinear {
         "DequantizeLinear"
     }
 
+    fn takes_low_bit(&self) -> bool {
+        true
+    }
+
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
         let (x, scales) = (inputs.get(0)?, inputs.get(1)?);
         if x.dtype != DataType::I32 {
-            for_quantized!(x.dtype, T => T::LOWEST);
+            check_quantized(x.dtype)?;
         }
         if let Some(zero) = inputs.optional(2)
             && zero.dtype != x.dtype
         {
             problem!("the zero point is {}, the input {}", zero.dtype, x.dtype);
         }
+        check_scales(scales.dtype)?;
         let dtype = self.output.unwrap_or(scales.dtype);
-        if !dtype.is_float() || !scales.dtype.is_float() {
-            problem!("scales are {}", scales.dtype);
+        if !dtype.is_float() {
+            problem!("the output is {dtype}");
         }
         Ok(vec![Info { dtype, shape: x.shape.clone(), ints: None, constant: None }])
     }
@@ -231,8 +302,12 @@ impl Operator for DequantizeLinear {
         let zeros = zeros(inputs.optional(2), scales)?;
         let layout = self.granularity.layout(x.shape(), scales.shape())?;
         let dtype = self.output.unwrap_or(scales.dtype());
-        let scales = scales.to_floats()?;
-        let values = if x.dtype() == DataType::I32 {
+        let scales = scale_values(scales)?;
+        let values = if let Some(format) = x.dtype().low_bit() {
+            let numbers = format.numbers();
+            let number = |code: u8, scale: f32, zero: i32| (numbers[usize::from(code)] - zero as f32) * scale;
+            layout.apply(&x.codes()?, &scales, &zeros, number)
+        } else if x.dtype() == DataType::I32 {
             let number = |value: i32, scale: f32, zero: i32| value.wrapping_sub(zero) as f32 * scale;
             layout.apply(x.values::<i32>()?, &scales, &zeros, number)
         } else {
@@ -301,5 +376,64 @@ mod tests {
         ]);
         let operator = DequantizeLinear { granularity: per_axis, output: None };
         assert_eq!(operator.run(empty).unwrap()[0].shape(), [0, 3]);
+    }
+
+    fn codes(dtype: DataType, shape: &[usize], codes: &[u8]) -> Array {
+        Array::from_codes(dtype, shape, codes.iter().copied()).unwrap()
+    }
+
+    #[test]
+    fn blocks_of_4_bits_have_a_scale_and_a_zero_point_each() {
+        let x = codes(DataType::I4, &[2, 4], &[0, 1, 2, 7, 8, 9, 14, 15]);
+        let scales = Array::new([2, 2], vec![1.0f32, 0.5, 2.0, 0.25]).unwrap();
+        let zeros = codes(DataType::I4, &[2, 2], &[1, 0, 15, 8]);
+        let operator =
+            DequantizeLinear { granularity: Granularity { axis: -1, block_size: 2 }, output: None };
+        let run = |zeros: Option<Array>| {
+            let inputs = vec![Some(x.clone()), Some(scales.clone()), zeros];
+            operator.run(Operands::new(inputs)).map(|outputs| outputs[0].to_floats().unwrap().into_owned())
+        };
+        assert_eq!(run(Some(zeros)).unwrap(), [-1.0, 0.0, 1.0, 3.5, -14.0, -12.0, 1.5, 1.75]);
+        assert_eq!(run(None).unwrap(), [0.0, 1.0, 1.0, 3.5, -16.0, -14.0, -0.5, -0.25]);
+        assert!(run(Some(codes(DataType::I4, &[1], &[0]))).is_err());
+    }
+
+    #[test]
+    fn numbers_are_quantised_to_few_bits() {
+        let run = |zero: Array, scale: Array, saturates| {
+            let granularity = Granularity { axis: 1, block_size: 0 };
+            let operator = QuantizeLinear { granularity, output: None, saturates };
+            let x = Array::vector(vec![-100.0f32, -1.0, 0.5, 1.5, 1000.0]);
+            let inputs = vec![Some(x), Some(scale), Some(zero)];
+            operator.run(Operands::new(inputs)).map(|outputs| outputs[0].codes().unwrap())
+        };
+        let zero = |dtype, code| codes(dtype, &[], &[code]);
+        let (one, two) = (|| Array::scalar(1f32), || Array::scalar(2f32));
+        assert_eq!(run(zero(DataType::I4, 1), one(), true).unwrap(), [8, 0, 1, 3, 7]);
+        assert_eq!(run(zero(DataType::U2, 1), one(), true).unwrap(), [0, 0, 1, 3, 3]);
+        let float8 = |saturates| run(zero(DataType::F8E4M3Fn, 0), two(), saturates).unwrap();
+        assert_eq!(float8(true), [0xE4, 0xB0, 0x28, 0x34, 0x7E]);
+        assert_eq!(float8(false)[4], 0x7F);
+        // 2, as a power.
+        let power = codes(DataType::F8E8M0, &[], &[128]);
+        assert_eq!(run(zero(DataType::F8E4M3Fn, 0), power, true).unwrap(), float8(true));
+        assert!(run(zero(DataType::F8E4M3Fn, 1), two(), true).is_err());
+    }
+
+    #[test]
+    fn what_numbers_are_not_quantised_to_is_refused_at_load() {
+        let infer = |zero: DataType, scale: DataType| {
+            let infos = [DataType::F32, scale, zero].map(|dtype| Info::new(dtype, Vec::new()));
+            let operator = QuantizeLinear {
+                granularity: Granularity { axis: 1, block_size: 0 },
+                output: None,
+                saturates: true,
+            };
+            operator.infer(&Operands::new(infos.iter().map(Some).collect())).map(|_| ())
+        };
+        assert!(infer(DataType::F4E2M1, DataType::F8E8M0).is_ok());
+        assert!(infer(DataType::F8E8M0, DataType::F32).is_err());
+        assert!(infer(DataType::I4, DataType::F8E5M2).is_err());
+        assert!(infer(DataType::I32, DataType::F32).is_err());
     }
 }

@@ -114,10 +114,16 @@ const ROUND: f32 = 12_582_912.0;
 /// The integer that stands for the number nearest to `value * scale`.
 #[inline(always)]
 pub(super) fn saturate<T: Quantized>(value: f32, zero: i32) -> T {
+    T::from_i32(saturated(value, zero, [T::LOWEST, T::HIGHEST]))
+}
+
+/// [`saturate`] to integers in a range.
+#[inline(always)]
+fn saturated(value: f32, zero: i32, [lowest, highest]: [i32; 2]) -> i32 {
     // What is between these is far below 2^22, as the rounding needs. NaN becomes the lowest.
-    let (low, high) = ((T::LOWEST - zero) as f32, (T::HIGHEST - zero) as f32);
+    let (low, high) = ((lowest - zero) as f32, (highest - zero) as f32);
     let value = value.max(low).min(high);
-    T::from_i32((value + ROUND - ROUND) as i32 + zero)
+    (value + ROUND - ROUND) as i32 + zero
 }
 
 /// 8-bit integers minus their zero point.

@@ -43,6 +43,10 @@ impl Operator for Concat {
         "Concat"
     }
 
+    fn takes_low_bit(&self) -> bool {
+        true
+    }
+
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
         let dtype = inputs.get(0)?.dtype;
         let (mut shapes, mut ints) = (Vec::new(), Some(Vec::new()));

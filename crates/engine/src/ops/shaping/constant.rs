@@ -43,6 +43,10 @@ impl Operator for Value {
         "Constant"
     }
 
+    fn takes_low_bit(&self) -> bool {
+        true
+    }
+
     fn infer(&self, _: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
         Ok(vec![Info::constant(&self.value)])
     }
@@ -72,6 +76,10 @@ impl ConstantOfShape {
 impl Operator for ConstantOfShape {
     fn name(&self) -> &str {
         "ConstantOfShape"
+    }
+
+    fn takes_low_bit(&self) -> bool {
+        true
     }
 
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {

@@ -18,6 +18,10 @@ impl Operator for Identity {
         "Identity"
     }
 
+    fn takes_low_bit(&self) -> bool {
+        true
+    }
+
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
         Ok(vec![(*inputs.get(0)?).clone()])
     }

@@ -1,7 +1,9 @@
 //! `Trilu` and `EyeLike`: matrices around a diagonal.
 
 use super::shaped;
-use crate::graph::{Array, DataType, Info, Operands, Operator, Problem, checked_len, for_type, problem};
+use crate::graph::{
+    Array, DataType, Info, Operands, Operator, Problem, checked_len, for_computed_type, problem,
+};
 use crate::ops::NodeReader;
 
 /// `Trilu`: matrices with zeros below or above a diagonal.
@@ -44,7 +46,7 @@ impl Operator for Trilu {
             return Ok(vec![array]);
         }
         let shape = array.shape().to_vec();
-        Ok(vec![for_type!(array.dtype(), T => {
+        Ok(vec![for_computed_type!(array.dtype(), T => {
             let mut values = array.into_values::<T>()?;
             for (index, row) in values.chunks_exact_mut(columns).enumerate() {
                 // The first column on the diagonal, or the first one behind it.
@@ -124,7 +126,7 @@ impl Operator for EyeLike {
             DataType::U32 => eye!(0u32, 1),
             DataType::U64 => eye!(0u64, 1),
             DataType::Bool => eye!(false, true),
-            DataType::String => problem!("there are no ones of type string"),
+            dtype => problem!("there are no ones of type {dtype}"),
         }])
     }
 }

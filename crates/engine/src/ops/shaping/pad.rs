@@ -2,7 +2,8 @@
 
 use super::shaped;
 use crate::graph::{
-    Array, Dim, Element, Info, Operands, Operator, Problem, checked_len, element_count, for_type, problem,
+    Array, Dim, Element, Info, Operands, Operator, Problem, checked_len, element_count, for_computed_type,
+    problem,
 };
 use crate::ops::strided::View;
 use crate::ops::{NodeReader, axes};
@@ -191,7 +192,7 @@ impl Operator for Pad {
         };
         let given = inputs.optional(3).map(Array::to_ints).transpose()?;
         let pads = pads_by_axis(&pads, given.as_deref(), array.rank())?;
-        Ok(vec![for_type!(array.dtype(), T => {
+        Ok(vec![for_computed_type!(array.dtype(), T => {
             self.run_axes::<T>(array, &pads, &padding(value.as_ref())?)?
         })])
     }

@@ -20,6 +20,10 @@ impl Operator for Expand {
         "Expand"
     }
 
+    fn takes_low_bit(&self) -> bool {
+        true
+    }
+
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
         let (input, target) = (inputs.get(0)?, inputs.get(1)?);
         let target = match (&target.ints, target.shape.as_deref()) {
@@ -63,6 +67,10 @@ impl Tile {
 impl Operator for Tile {
     fn name(&self) -> &str {
         "Tile"
+    }
+
+    fn takes_low_bit(&self) -> bool {
+        true
     }
 
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {

@@ -102,6 +102,10 @@ impl Operator for Reshape {
         "Reshape"
     }
 
+    fn takes_low_bit(&self) -> bool {
+        true
+    }
+
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
         let (input, target) = (inputs.get(0)?, inputs.get(1)?);
         let dims = match (&target.ints, target.shape.as_deref()) {
@@ -151,6 +155,10 @@ impl Flatten {
 impl Operator for Flatten {
     fn name(&self) -> &str {
         "Flatten"
+    }
+
+    fn takes_low_bit(&self) -> bool {
+        true
     }
 
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
@@ -241,6 +249,10 @@ impl Operator for Squeeze {
         "Squeeze"
     }
 
+    fn takes_low_bit(&self) -> bool {
+        true
+    }
+
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
         let input = inputs.get(0)?;
         let dims = match (&input.shape, self.axes.known(inputs)) {
@@ -298,6 +310,10 @@ fn unsqueezed<T: Clone>(shape: &[T], given: &[i64], one: &T) -> Result<Vec<T>, P
 impl Operator for Unsqueeze {
     fn name(&self) -> &str {
         "Unsqueeze"
+    }
+
+    fn takes_low_bit(&self) -> bool {
+        true
     }
 
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {

@@ -32,6 +32,10 @@ impl Operator for Shape {
         "Shape"
     }
 
+    fn takes_low_bit(&self) -> bool {
+        true
+    }
+
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
         Ok(vec![match &inputs.get(0)?.shape {
             Some(shape) => Info::vector(DataType::I64, self.range(shape).to_vec()),
@@ -58,6 +62,10 @@ impl Size {
 impl Operator for Size {
     fn name(&self) -> &str {
         "Size"
+    }
+
+    fn takes_low_bit(&self) -> bool {
+        true
     }
 
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {

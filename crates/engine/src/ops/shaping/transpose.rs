@@ -39,6 +39,10 @@ impl Operator for Transpose {
         "Transpose"
     }
 
+    fn takes_low_bit(&self) -> bool {
+        true
+    }
+
     fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
         let input = inputs.get(0)?;
         let Some(shape) = &input.shape else {

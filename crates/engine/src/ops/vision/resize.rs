@@ -1,7 +1,7 @@
 //! `Resize` and the older `Upsample`: one axis after the other, each output a sum of a few inputs.
 
 use crate::graph::{
-    Array, DataType, Dim, Element, Info, Operands, Operator, Problem, checked_len, for_type, problem,
+    Array, DataType, Dim, Element, Info, Operands, Operator, Problem, checked_len, for_computed_type, problem,
 };
 use crate::ops::NodeReader;
 
@@ -440,7 +440,7 @@ impl Operator for Resize {
         checked_len(&out, x.dtype().size())?;
         let regions = self.regions(&inputs, x.rank())?;
         if x.is_empty() || out.contains(&0) {
-            return for_type!(x.dtype(), T => Ok(vec![Array::full(out, T::default())?]));
+            return for_computed_type!(x.dtype(), T => Ok(vec![Array::full(out, T::default())?]));
         }
         let is_crop = self.coordinates == Coordinates::TfCropAndResize;
         // From the first axis on, so that sizes on the way do not exceed both ends by more than a factor.
