@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use candlewick::{Embedding, Pooling};
-use candlewick_models::TextRole;
+use candlewick_models::{SparseEmbedding, TextRole};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
@@ -107,7 +107,62 @@ pub(crate) fn read_all(fixtures: &Path) -> Result<Vec<Reference>> {
     folders.iter().map(|folder| Reference::read(folder)).collect()
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+/// The tensors of a reference.
+pub(super) struct Tensors {
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl Tensors {
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).with_context(|| format!("could not read {}", path.display()))?;
+        let tensors = Self { path: path.to_owned(), bytes };
+        tensors.open()?;
+        Ok(tensors)
+    }
+
+    fn open(&self) -> Result<SafeTensors<'_>> {
+        SafeTensors::deserialize(&self.bytes).with_context(|| self.path.display().to_string())
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.open().is_ok_and(|tensors| tensors.names().contains(&name))
+    }
+
+    pub(super) fn rows(&self, name: &str) -> Result<Vec<Vec<f32>>> {
+        rows(&self.open()?, name)
+    }
+
+    pub(super) fn integers(&self, name: &str) -> Result<Vec<u32>> {
+        integers(&self.open()?, name)
+    }
+
+    /// The embeddings that `indices`, `values` and `cu_nnz` are, all with `prefix` before their names.
+    pub(super) fn sparse(&self, prefix: &str) -> Result<Vec<SparseEmbedding>> {
+        let indices = self.integers(&format!("{prefix}indices"))?;
+        let name = format!("{prefix}values");
+        let tensors = self.open()?;
+        let values = tensors.tensor(&name).with_context(|| name.clone())?;
+        if values.dtype() != Dtype::F32 || values.shape() != [indices.len()] {
+            bail!(
+                "{name}: expected {} values of F32, found {:?} {:?}",
+                indices.len(),
+                values.dtype(),
+                values.shape()
+            );
+        }
+        let values: Vec<f32> =
+            values.data().as_chunks().0.iter().map(|&four| f32::from_le_bytes(four)).collect();
+        let ends = self.integers(&format!("{prefix}cu_nnz"))?;
+        let embedding = |pair: &[u32]| {
+            let range = pair[0] as usize..pair[1] as usize;
+            SparseEmbedding { indices: indices[range.clone()].to_vec(), values: values[range].to_vec() }
+        };
+        Ok(ends.windows(2).map(embedding).collect())
+    }
+}
+
+pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     let bytes = std::fs::read(path).with_context(|| format!("could not read {}", path.display()))?;
     serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
 }
