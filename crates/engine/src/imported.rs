@@ -157,8 +157,8 @@ impl ImportPlan {
         let output = choose_output(&graph, options.output.as_deref()).map_err(words)?;
         graph.outputs = vec![output.value];
         crate::graph::passes::remove_dead_nodes(&mut graph);
-        let input = |(name, problem)| words((format!("input `{name}`"), problem));
-        let scalars = ScalarPlan::split(&mut graph, scalars, &options.inputs).map_err(input)?;
+        let scalars = ScalarPlan::split(&mut graph, scalars, options.inputs.clone()).map_err(in_file)?;
+        scalars.check().map_err(|(name, problem)| words((format!("input `{name}`"), problem)))?;
         let (hidden_size, has_mask) = (output.size, roles.attention_mask.is_some());
         match packing::pack(&graph, &roles, output.value, options.precision, options.partly_attended) {
             Ok((mut graph, layout)) => {

@@ -67,8 +67,10 @@ impl ScalarInput {
         let array = Array::new(self.shape.clone(), vec![value]).map_err(problem)?;
         let array = cast(array, self.dtype).map_err(problem)?;
         let back = cast(array.clone(), DataType::F64).map_err(problem)?;
-        let is_same = back.values::<f64>().is_ok_and(|back| back == [value]);
-        if !value.is_finite() || !(is_same || self.dtype.is_float()) {
+        // Only floating-point types round.
+        let is_float = self.dtype.is_float();
+        let fits = |back: &[f64]| back == [value] || (is_float && back.iter().all(|back| back.is_finite()));
+        if !value.is_finite() || !back.values().is_ok_and(fits) {
             return Err((self.name.clone(), format!("{value} is no value of {}", self.dtype)));
         }
         Ok(array)
@@ -80,20 +82,24 @@ impl ScalarPlan {
     ///
     /// # Errors
     ///
-    /// When a value is missing, or is given to an input that there is not, or does not fit.
+    /// When a node does not take its inputs.
     pub(super) fn split(
         graph: &mut Graph,
         inputs: Vec<ScalarInput>,
-        values: &BTreeMap<String, f64>,
-    ) -> Result<Self, InputProblem> {
-        let (prologue, names) = if inputs.is_empty() {
-            (Graph::default(), Vec::new())
-        } else {
-            cut(graph, &inputs).map_err(|error| ("graph".to_owned(), error.to_string()))?
-        };
-        let plan = Self { inputs, values: values.clone(), prologue, names };
-        plan.arrays(values)?;
-        Ok(plan)
+        values: BTreeMap<String, f64>,
+    ) -> Result<Self> {
+        let (prologue, names) =
+            if inputs.is_empty() { (Graph::default(), Vec::new()) } else { cut(graph, &inputs)? };
+        Ok(Self { inputs, values, prologue, names })
+    }
+
+    /// Whether each input has a value that fits.
+    ///
+    /// # Errors
+    ///
+    /// When one has none, or there is no such input.
+    pub(super) fn check(&self) -> Result<(), InputProblem> {
+        self.arrays(&self.values).map(drop)
     }
 
     /// Lays out the constants.
@@ -166,9 +172,10 @@ fn cut(graph: &mut Graph, inputs: &[ScalarInput]) -> Result<(Graph, Vec<String>)
         }
     }
     let mut boundary: Vec<ValueId> = Vec::new();
+    let mut is_found = vec![false; graph.num_values()];
     let read = late_nodes.iter().flat_map(|node| node.inputs.iter().flatten()).chain(&graph.outputs);
     for id in read {
-        if is_early[id.index()] && !boundary.contains(id) {
+        if is_early[id.index()] && !std::mem::replace(&mut is_found[id.index()], true) {
             boundary.push(*id);
         }
     }
@@ -273,6 +280,7 @@ mod tests {
         check_error(Some(number(DataType::I32)), [("task", 3e9)], "is no value of int32");
         check_error(Some(number(DataType::Bool)), [("task", 2.0)], "is no value of bool");
         check_error(int(), [("task", f64::NAN)], "is no value of int64");
+        check_error(Some(number(DataType::F32)), [("task", 1e39)], "is no value of float");
         check_error(int(), [("task", 2.0)], "row");
         check_error(int(), [("task", -9.0)], "row");
         let encoder = load(int(), [("task", 0.0)]).unwrap();
