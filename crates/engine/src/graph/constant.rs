@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::array::{DataType, Element, element_count, for_type};
 use super::{Array, Info, Problem};
+use crate::runtime::{MappedFile, memory};
 
 /// A constant, decoded only when it is needed: most weights are read once, into the layout that a kernel wants.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub struct RawTensor {
     dtype: DataType,
     shape: Vec<usize>,
     bytes: Bytes,
+    /// The file that the bytes are in.
+    file: Option<MappedFile>,
 }
 
 impl RawTensor {
@@ -39,14 +42,24 @@ impl RawTensor {
                 bytes.len()
             )));
         }
-        Ok(Self { dtype, shape, bytes })
+        Ok(Self { dtype, shape, bytes, file: None })
+    }
+
+    /// The same in a file, whose memory is given back once the tensor was decoded.
+    #[must_use]
+    pub(crate) fn in_file(self, file: MappedFile) -> Self {
+        Self { file: Some(file), ..self }
     }
 
     fn decode(&self) -> Array {
-        for_type!(self.dtype, T => {
+        let array = for_type!(self.dtype, T => {
             let values = T::decode_all(&self.bytes);
             Array::new(self.shape.clone(), values).expect("the constructor compared the sizes")
-        })
+        });
+        if let Some(file) = &self.file {
+            file.release(&self.bytes);
+        }
+        array
     }
 }
 
@@ -111,7 +124,10 @@ macro_rules! decode_numbers {
         impl Decode for $type {
             fn decode_all(bytes: &[u8]) -> Vec<Self> {
                 let (chunks, _) = bytes.as_chunks::<{ size_of::<$type>() }>();
-                chunks.iter().map(|&chunk| <$type>::from_le_bytes(chunk)).collect()
+                let mut values = Vec::new();
+                memory::reserve(&mut values, chunks.len());
+                values.extend(chunks.iter().map(|&chunk| <$type>::from_le_bytes(chunk)));
+                values
             }
         }
     )*};

@@ -32,9 +32,13 @@ impl Session {
     pub fn with_threads(mut graph: Graph, pool: Option<&ThreadPool>) -> Result<Self> {
         passes::simplify(&mut graph)?;
         prepare(&mut graph, pool)?;
-        let constants = (0..graph.num_values())
-            .map(|index| graph.values[index].constant.as_ref().map(|constant| constant.array()))
-            .collect();
+        let constants = graph.values.iter_mut().map(|value| {
+            let array = value.constant.as_ref()?.array();
+            // A file that everything was read of need not stay mapped.
+            value.constant = Some(array.clone().into());
+            Some(array)
+        });
+        let constants = constants.collect();
         let last_uses = last_uses(&graph);
         Ok(Self { graph, constants, last_uses })
     }
