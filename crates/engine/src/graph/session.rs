@@ -120,7 +120,7 @@ impl Session {
 /// Lets operators take their constants in: most of the time of loading goes here.
 fn prepare(graph: &mut Graph, pool: Option<&ThreadPool>) -> Result<()> {
     let prepare = |node: &Node| {
-        let constants = node.inputs.iter().map(|id| id.and_then(|id| graph.constant(id))).collect();
+        let constants = node.inputs.iter().map(|id| id.map(|id| graph.constant(id))).collect();
         node.operator.prepare(&Operands::new(constants)).map_err(|problem| node.error(problem))
     };
     let prepared: Vec<Option<Prepared>> = match pool {

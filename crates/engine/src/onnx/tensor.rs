@@ -27,7 +27,12 @@ impl TensorFiles {
     }
 
     /// A range of a file in the model's folder or below.
-    fn read(&self, location: &str, offset: usize, length: Option<usize>) -> Result<(Bytes, MappedFile), Problem> {
+    fn read(
+        &self,
+        location: &str,
+        offset: usize,
+        length: Option<usize>,
+    ) -> Result<(Bytes, MappedFile), Problem> {
         let mut files = self.external.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let file = match files.get(location) {
             Some(file) => file.clone(),

