@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::array::{DataType, Element, element_count, for_type};
 use super::low_bit::{self, LowBit};
 use super::{Array, Info, Problem};
+use crate::runtime::{MappedFile, memory};
 
 /// A constant, decoded only when it is needed: most weights are read once, into the layout that a kernel wants.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub struct RawTensor {
     dtype: DataType,
     shape: Vec<usize>,
     bytes: Bytes,
+    /// The file that the bytes are in.
+    file: Option<MappedFile>,
 }
 
 impl RawTensor {
@@ -43,12 +46,22 @@ impl RawTensor {
                 bytes.len()
             )));
         }
-        Ok(Self { dtype, shape, bytes })
+        Ok(Self { dtype, shape, bytes, file: None })
+    }
+
+    /// The same in a file, whose memory is given back once the tensor was decoded.
+    #[must_use]
+    pub(crate) fn in_file(self, file: MappedFile) -> Self {
+        Self { file: Some(file), ..self }
     }
 
     fn decode(&self) -> Array {
         for_type!(self.dtype, T => {
-            let values = T::decode_all(&self.bytes);
+            let values = T::decode_all(&self.bytes, |len| {
+                if let Some(file) = &self.file {
+                    file.release(&self.bytes[..len]);
+                }
+            });
             Array::new(self.shape.clone(), values).expect("the constructor compared the sizes")
         })
     }
@@ -107,15 +120,26 @@ impl From<Array> for Constant {
 
 /// Elements from their bytes.
 trait Decode: Element {
-    fn decode_all(bytes: &[u8]) -> Vec<Self>;
+    /// Calls `is_read` with the number of bytes that were read so far, again and again: the largest tensor of a file, its
+    /// token table, should not be resident twice.
+    fn decode_all(bytes: &[u8], is_read: impl FnMut(usize)) -> Vec<Self>;
 }
+
+/// Bytes that are read before their memory is given back.
+const PIECE: usize = 4 << 20;
 
 macro_rules! decode_numbers {
     ($($type:ty)*) => {$(
         impl Decode for $type {
-            fn decode_all(bytes: &[u8]) -> Vec<Self> {
-                let (chunks, _) = bytes.as_chunks::<{ size_of::<$type>() }>();
-                chunks.iter().map(|&chunk| <$type>::from_le_bytes(chunk)).collect()
+            fn decode_all(bytes: &[u8], mut is_read: impl FnMut(usize)) -> Vec<Self> {
+                let (elements, _) = bytes.as_chunks::<{ size_of::<$type>() }>();
+                let mut values = Vec::new();
+                memory::reserve(&mut values, elements.len());
+                for piece in elements.chunks(PIECE / size_of::<$type>()) {
+                    values.extend(piece.iter().map(|&element| <$type>::from_le_bytes(element)));
+                    is_read(size_of_val(values.as_slice()));
+                }
+                values
             }
         }
     )*};
@@ -126,7 +150,7 @@ decode_numbers!(f32 f64 half::f16 half::bf16 i8 i16 i32 i64 u8 u16 u32 u64);
 macro_rules! decode_codes {
     ($($type:ident)*) => {$(
         impl Decode for low_bit::$type {
-            fn decode_all(bytes: &[u8]) -> Vec<Self> {
+            fn decode_all(bytes: &[u8], _: impl FnMut(usize)) -> Vec<Self> {
                 bytes.iter().map(|&code| Self::from_code(code)).collect()
             }
         }
@@ -136,13 +160,13 @@ macro_rules! decode_codes {
 decode_codes!(I4 U4 I2 U2 F8E4M3Fn F8E4M3FnUz F8E5M2 F8E5M2FnUz F8E8M0 F4E2M1);
 
 impl Decode for bool {
-    fn decode_all(bytes: &[u8]) -> Vec<Self> {
+    fn decode_all(bytes: &[u8], _: impl FnMut(usize)) -> Vec<Self> {
         bytes.iter().map(|&byte| byte != 0).collect()
     }
 }
 
 impl Decode for String {
-    fn decode_all(_: &[u8]) -> Vec<Self> {
+    fn decode_all(_: &[u8], _: impl FnMut(usize)) -> Vec<Self> {
         unreachable!("the constructor refuses strings")
     }
 }
@@ -150,6 +174,29 @@ impl Decode for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tensor_of_a_file_can_be_decoded_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        let values: Vec<u32> = (0..PIECE as u32 / 2).map(|i| i.wrapping_mul(2_654_435_761)).collect();
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        // Neither aligned to pages nor to elements.
+        std::fs::write(&path, [&[7; 4099], &bytes[..], &[7; 5000]].concat()).unwrap();
+        let file = MappedFile::open(&path).unwrap();
+        let raw =
+            RawTensor::new(DataType::U32, vec![values.len()], file.bytes().slice(4099..4099 + bytes.len()));
+        let constant = Constant::Raw(raw.unwrap().in_file(file.clone()));
+        for _ in 0..2 {
+            assert_eq!(constant.array().values::<u32>().unwrap(), values);
+        }
+        assert!(
+            file.as_slice()[..4099]
+                .iter()
+                .chain(&file.as_slice()[4099 + bytes.len()..])
+                .all(|&byte| byte == 7)
+        );
+    }
 
     #[test]
     fn bytes_become_elements() {

@@ -54,11 +54,12 @@ pub trait Operator: fmt::Debug + Send + Sync + Any {
     }
 
     /// The operator with its constant inputs taken in, in whatever layout it likes: called once, before the first run.
+    /// An input that is computed is `Some(None)`.
     ///
     /// # Errors
     ///
     /// When the operator does not take such constants.
-    fn prepare(&self, _constants: &Operands<&Constant>) -> Result<Option<Prepared>, Problem> {
+    fn prepare(&self, _constants: &Operands<Option<&Constant>>) -> Result<Option<Prepared>, Problem> {
         Ok(None)
     }
 
@@ -132,6 +133,17 @@ impl<T> Operands<T> {
     /// All inputs from `first` on.
     pub fn iter_from(&self, first: usize) -> impl Iterator<Item = Option<&T>> {
         self.operands.iter().skip(first).map(Option::as_ref)
+    }
+}
+
+impl<'a> Operands<Option<&'a Constant>> {
+    /// The constants from `first` on where they are, if none of those inputs is computed.
+    pub(crate) fn known_from(&self, first: usize) -> Option<Operands<&'a Constant>> {
+        let known = |(index, operand): (usize, &Option<Option<&'a Constant>>)| match operand {
+            Some(None) if index >= first => None,
+            operand => Some(operand.flatten().filter(|_| index >= first)),
+        };
+        self.operands.iter().enumerate().map(known).collect::<Option<_>>().map(Operands::new)
     }
 }
 

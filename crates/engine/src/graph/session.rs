@@ -32,9 +32,13 @@ impl Session {
     pub fn with_threads(mut graph: Graph, pool: Option<&ThreadPool>) -> Result<Self> {
         passes::simplify(&mut graph)?;
         prepare(&mut graph, pool)?;
-        let constants = (0..graph.num_values())
-            .map(|index| graph.values[index].constant.as_ref().map(|constant| constant.array()))
-            .collect();
+        let constants = graph.values.iter_mut().map(|value| {
+            let array = value.constant.as_ref()?.array();
+            // A file that everything was read of need not stay mapped.
+            value.constant = Some(array.clone().into());
+            Some(array)
+        });
+        let constants = constants.collect();
         let last_uses = last_uses(&graph);
         Ok(Self { graph, constants, last_uses })
     }
@@ -116,7 +120,7 @@ impl Session {
 /// Lets operators take their constants in: most of the time of loading goes here.
 fn prepare(graph: &mut Graph, pool: Option<&ThreadPool>) -> Result<()> {
     let prepare = |node: &Node| {
-        let constants = node.inputs.iter().map(|id| id.and_then(|id| graph.constant(id))).collect();
+        let constants = node.inputs.iter().map(|id| id.map(|id| graph.constant(id))).collect();
         node.operator.prepare(&Operands::new(constants)).map_err(|problem| node.error(problem))
     };
     let prepared: Vec<Option<Prepared>> = match pool {

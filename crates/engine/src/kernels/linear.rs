@@ -47,6 +47,20 @@ impl PackedLinear {
         Ok(Self { weight, activation })
     }
 
+    /// [`new`](Self::new) of a weight `[in_features, out_features]`, in f32.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    pub(crate) fn from_columns(
+        weight: &[f32],
+        bias: Vec<f32>,
+        in_features: usize,
+        activation: Option<Activation>,
+    ) -> Self {
+        Self { weight: PackedWeight::from_columns(weight, bias, in_features), activation }
+    }
+
     /// Rows of `in_features` to rows of `out_features`.
     ///
     /// # Errors

@@ -59,7 +59,7 @@ pub(crate) fn matmul(a: &[f32], b: &[f32], shape: ProductShape, offsets: &[(usiz
     } else if rows > FEW_ROWS && depth * columns > MAX_CACHED {
         for (offsets, out) in offsets.iter().zip(to.chunks_exact_mut(size)) {
             let (a, b) = factors(*offsets);
-            PackedWeight::from_columns(b, depth, columns).multiply_into(a, None, out);
+            PackedWeight::from_columns(b, vec![0.0; columns], depth).multiply_into(a, None, out);
         }
     } else {
         multiply_in_place(factors, shape, offsets, to);

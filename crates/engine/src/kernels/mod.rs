@@ -37,6 +37,7 @@ pub use attention::{
 pub use gelu::{
     gelu_erf, gelu_erf_reference, gelu_tanh, gelu_tanh_reference, quick_gelu, quick_gelu_reference,
 };
+pub(crate) use gemm::{BlockedWeight, PackedBlocks, PackedIntegers, Zeros, unpacked};
 pub use glu::{GluHalf, GluOp, swiglu_reference};
 pub use group_sums::{add_to_groups, project_f64};
 pub(crate) use layer_norm::layer_norm;

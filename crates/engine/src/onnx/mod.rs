@@ -12,17 +12,16 @@ mod proto;
 mod reader;
 mod tensor;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use memmap2::Mmap;
 use prost::Message;
 
 use crate::graph::{Array, Graph, Problem};
+use crate::runtime::MappedFile;
 use crate::{Error, Result};
 use proto::{ModelProto, TensorProto};
-use tensor::ExternalFiles;
+use tensor::TensorFiles;
 
 /// A model in an ONNX file.
 #[derive(Clone, Debug)]
@@ -43,7 +42,8 @@ pub struct OnnxModel {
 ///
 /// When the file cannot be read, is no ONNX file, contradicts itself, or has operators that are not supported.
 pub fn read(path: &Path) -> Result<OnnxModel> {
-    reader::model(decode::<ModelProto>(path, limits::Message::Model)?, path)
+    let (model, file) = decode::<ModelProto>(path, limits::Message::Model)?;
+    reader::model(model, path, file)
 }
 
 /// Reads a file that holds one tensor, as ONNX's test data does.
@@ -52,27 +52,27 @@ pub fn read(path: &Path) -> Result<OnnxModel> {
 ///
 /// When the file cannot be read or is no tensor.
 pub fn read_tensor(path: &Path) -> Result<(String, Array)> {
-    let tensor: TensorProto = decode(path, limits::Message::Tensor)?;
-    let constant = tensor::constant(&tensor, &ExternalFiles::beside(path))
+    let (tensor, file) = decode::<TensorProto>(path, limits::Message::Tensor)?;
+    let constant = tensor::constant(&tensor, &TensorFiles::new(path, file))
         .map_err(|problem| invalid(path, format!("tensor `{}`", tensor.name), problem))?;
     Ok((tensor.name, constant.array()))
 }
 
-fn decode<M: Message + Default>(path: &Path, kind: limits::Message) -> Result<M> {
-    let bytes = map(path)?;
+/// A file's message, and the file, of which the message's bytes are slices; an empty file is not mapped.
+fn decode<M: Message + Default>(path: &Path, kind: limits::Message) -> Result<(M, Option<MappedFile>)> {
+    let file = map(path)?;
+    let bytes = file.as_ref().map_or_else(Bytes::new, MappedFile::bytes);
     limits::check(&bytes, kind).map_err(|problem| invalid(path, "not a valid ONNX file", problem))?;
-    M::decode(bytes).map_err(|source| Error::ParseOnnx { path: path.to_owned(), source })
+    let message = M::decode(bytes).map_err(|source| Error::ParseOnnx { path: path.to_owned(), source })?;
+    Ok((message, file))
 }
 
-fn map(path: &Path) -> Result<Bytes> {
+fn map(path: &Path) -> Result<Option<MappedFile>> {
     let unreadable = |source| Error::OpenOnnx { path: path.to_owned(), source };
-    let file = File::open(path).map_err(unreadable)?;
-    if file.metadata().map_err(unreadable)?.len() == 0 {
-        return Ok(Bytes::new());
+    if std::fs::metadata(path).map_err(unreadable)?.len() == 0 {
+        return Ok(None);
     }
-    // SAFETY: as with all weights files, nobody changes the file while it is mapped.
-    let map = unsafe { Mmap::map(&file) }.map_err(unreadable)?;
-    Ok(Bytes::from_owner(map))
+    MappedFile::open(path).map(Some).map_err(unreadable)
 }
 
 fn invalid(path: &Path, place: impl Into<String>, problem: Problem) -> Error {

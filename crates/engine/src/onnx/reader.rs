@@ -5,16 +5,17 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::path::Path;
 
 use super::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto};
-use super::tensor::{self, ExternalFiles};
+use super::tensor::{self, TensorFiles};
 use super::{OnnxModel, functions, invalid};
 use crate::graph::{Attribute, Attributes, DataType, Dim, Graph, Info, Node, Problem, ValueId, check_rank};
 use crate::ops::{self, NodeReader};
+use crate::runtime::MappedFile;
 use crate::{Error, Result};
 
 /// Versions of the standard operator set that operators are written for.
 const OPSETS: std::ops::RangeInclusive<i64> = 1..=28;
 
-pub(super) fn model(model: ModelProto, path: &Path) -> Result<OnnxModel> {
+pub(super) fn model(model: ModelProto, path: &Path, file: Option<MappedFile>) -> Result<OnnxModel> {
     let Some(mut graph) = model.graph else {
         return Err(invalid(path, "model", Problem::new("there is no graph")));
     };
@@ -41,7 +42,7 @@ pub(super) fn model(model: ModelProto, path: &Path) -> Result<OnnxModel> {
     let mut reader = Reader {
         path,
         opset: *opset,
-        files: ExternalFiles::beside(path),
+        files: TensorFiles::new(path, file),
         unsupported: BTreeMap::new(),
         nodes_read: 0,
         captured: 0,
@@ -89,7 +90,7 @@ impl ReadNode {
 struct Reader<'a> {
     path: &'a Path,
     opset: i64,
-    files: ExternalFiles,
+    files: TensorFiles,
     /// How many nodes have an operator, and the first one's name.
     unsupported: BTreeMap<String, (usize, String)>,
     nodes_read: usize,

@@ -1,44 +1,52 @@
 //! Tensors in all the encodings that the format has.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Mutex;
 
 use bytes::Bytes;
 use half::{bf16, f16};
-use memmap2::Mmap;
 
 use super::proto::{EXTERNAL, TensorProto};
 use crate::graph::low_bit::Format;
 use crate::graph::{Array, Constant, DataType, Problem, RawTensor, check_rank, element_count, problem};
+use crate::runtime::MappedFile;
 
-/// The files beside a model that hold tensors of it, each mapped once.
-pub(super) struct ExternalFiles {
+/// The files that hold a model's tensors, each mapped once.
+pub(super) struct TensorFiles {
+    /// The model's own.
+    model: Option<MappedFile>,
     folder: PathBuf,
-    files: Mutex<HashMap<String, Bytes>>,
+    external: Mutex<HashMap<String, MappedFile>>,
 }
 
-impl ExternalFiles {
-    pub(super) fn beside(model: &Path) -> Self {
-        let folder = model.parent().unwrap_or(Path::new("")).to_owned();
-        Self { folder, files: Mutex::default() }
+impl TensorFiles {
+    /// Those of the model in this file, which is mapped unless it is empty.
+    pub(super) fn new(path: &Path, model: Option<MappedFile>) -> Self {
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        Self { model, folder, external: Mutex::default() }
     }
 
     /// A range of a file in the model's folder or below.
-    fn read(&self, location: &str, offset: usize, length: Option<usize>) -> Result<Bytes, Problem> {
-        let mut files = self.files.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let bytes = match files.get(location) {
-            Some(bytes) => bytes.clone(),
+    fn read(
+        &self,
+        location: &str,
+        offset: usize,
+        length: Option<usize>,
+    ) -> Result<(Bytes, MappedFile), Problem> {
+        let mut files = self.external.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let file = match files.get(location) {
+            Some(file) => file.clone(),
             None => {
-                let bytes = self.map(location)?;
-                files.insert(location.to_owned(), bytes.clone());
-                bytes
+                let file = self.map(location)?;
+                files.insert(location.to_owned(), file.clone());
+                file
             }
         };
+        let bytes = file.bytes();
         let end = length.map_or(Some(bytes.len()), |length| offset.checked_add(length));
         match end {
-            Some(end) if offset <= end && end <= bytes.len() => Ok(bytes.slice(offset..end)),
+            Some(end) if offset <= end && end <= bytes.len() => Ok((bytes.slice(offset..end), file)),
             _ => problem!(
                 "bytes {offset}.. of length {length:?} are not inside `{location}`, which has {} bytes",
                 bytes.len()
@@ -46,7 +54,7 @@ impl ExternalFiles {
         }
     }
 
-    fn map(&self, location: &str) -> Result<Bytes, Problem> {
+    fn map(&self, location: &str) -> Result<MappedFile, Problem> {
         let relative = Path::new(location);
         let is_inside =
             relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
@@ -62,15 +70,12 @@ impl ExternalFiles {
         if !std::fs::metadata(&path).map_err(unreadable)?.is_file() {
             problem!("external data `{location}` is not a file");
         }
-        let file = File::open(&path).map_err(unreadable)?;
-        // SAFETY: weights files are not changed while they are mapped; the same is true of every weights file.
-        let map = unsafe { Mmap::map(&file) }.map_err(unreadable)?;
-        Ok(Bytes::from_owner(map))
+        MappedFile::open(&path).map_err(unreadable)
     }
 }
 
 /// A tensor of the file or of a file beside it.
-pub(super) fn constant(tensor: &TensorProto, files: &ExternalFiles) -> Result<Constant, Problem> {
+pub(super) fn constant(tensor: &TensorProto, files: &TensorFiles) -> Result<Constant, Problem> {
     check_rank(tensor.dims.len())?;
     let shape: Vec<usize> = tensor
         .dims
@@ -81,21 +86,28 @@ pub(super) fn constant(tensor: &TensorProto, files: &ExternalFiles) -> Result<Co
         problem!("tensors in segments are not supported");
     }
     let raw = if tensor.data_location == EXTERNAL {
-        Some(external(tensor, files)?)
+        let (bytes, file) = external(tensor, files)?;
+        Some((bytes, Some(file)))
     } else if !tensor.raw_data.is_empty() {
-        Some(tensor.raw_data.clone())
+        Some((tensor.raw_data.clone(), files.model.clone()))
     } else {
         None
     };
     let dtype = DataType::from_number(tensor.data_type)?;
     match raw {
-        Some(bytes) if is_packed(dtype) => unpacked(&bytes, dtype, shape).map(Constant::Array),
-        Some(bytes) => RawTensor::new(dtype, shape, bytes).map(Constant::Raw),
+        Some((bytes, _)) if is_packed(dtype) => unpacked(&bytes, dtype, shape).map(Constant::Array),
+        Some((bytes, file)) => {
+            let raw = RawTensor::new(dtype, shape, bytes)?;
+            Ok(Constant::Raw(match file {
+                Some(file) => raw.in_file(file),
+                None => raw,
+            }))
+        }
         None => typed(tensor, dtype, shape).map(Constant::Array),
     }
 }
 
-fn external(tensor: &TensorProto, files: &ExternalFiles) -> Result<Bytes, Problem> {
+fn external(tensor: &TensorProto, files: &TensorFiles) -> Result<(Bytes, MappedFile), Problem> {
     let entry = |key: &str| {
         tensor.external_data.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str())
     };
@@ -177,7 +189,7 @@ mod tests {
             int32_data: ints.to_vec(),
             ..TensorProto::default()
         };
-        constant(&tensor, &ExternalFiles::beside(Path::new("model.onnx"))).map(|constant| constant.array())
+        constant(&tensor, &TensorFiles::new(Path::new("model.onnx"), None)).map(|constant| constant.array())
     }
 
     #[test]

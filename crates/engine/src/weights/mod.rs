@@ -9,21 +9,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::runtime::memory;
+use crate::runtime::{MappedFile, memory};
 use crate::{Error, Precision, Result, ThreadPool};
 
 /// The tensors of a checkpoint, in one file or several.
 #[derive(Debug)]
 pub struct Weights {
-    files: Vec<MappedFile>,
+    files: Vec<WeightsFile>,
     tensors: BTreeMap<String, TensorInfo>,
     read: Mutex<BTreeSet<String>>,
     precision: Precision,
@@ -31,9 +29,9 @@ pub struct Weights {
 }
 
 #[derive(Debug)]
-struct MappedFile {
+struct WeightsFile {
     path: PathBuf,
-    bytes: Mmap,
+    mapped: MappedFile,
 }
 
 #[derive(Debug)]
@@ -73,12 +71,10 @@ impl Weights {
 
     fn map(&mut self, path: &Path) -> Result<()> {
         let open_error = |source| Error::OpenWeights { path: path.to_owned(), source };
-        let file = File::open(path).map_err(open_error)?;
-        // SAFETY: the map is private and read-only. A file that another process truncates while it is mapped
-        // would fault; checkpoints in caches are replaced by rename, which leaves the mapped file intact.
-        let bytes = unsafe { Mmap::map(&file) }.map_err(open_error)?;
+        let mapped = MappedFile::open(path).map_err(open_error)?;
+        let bytes = mapped.as_slice();
         let parse_error = |source| Error::ParseWeights { path: path.to_owned(), source };
-        let parsed = SafeTensors::deserialize(&bytes).map_err(parse_error)?;
+        let parsed = SafeTensors::deserialize(bytes).map_err(parse_error)?;
         for (name, tensor) in parsed.tensors() {
             let start = tensor.data().as_ptr() as usize - bytes.as_ptr() as usize;
             let info = TensorInfo {
@@ -93,7 +89,7 @@ impl Weights {
             }
             self.tensors.insert(name, info);
         }
-        self.files.push(MappedFile { path: path.to_owned(), bytes });
+        self.files.push(WeightsFile { path: path.to_owned(), mapped });
         Ok(())
     }
 
@@ -137,7 +133,7 @@ impl Weights {
             let (expected, found) = (shape.to_vec(), info.shape.clone());
             return Err(Error::TensorShape { path: path(), tensor: tensor(), expected, found });
         }
-        let bytes = &file.bytes[info.bytes.clone()];
+        let bytes = &file.mapped.as_slice()[info.bytes.clone()];
         // The format is little-endian, and offers no alignment.
         let read = match info.dtype {
             Dtype::F32 => widen(values, bytes, f32::from_le_bytes),
@@ -157,32 +153,10 @@ impl Weights {
             index,
             value,
         })?;
-        file.release(&info.bytes);
+        file.mapped.release(bytes);
         // A panic while the set is locked leaves it whole: insertion is its only use.
         self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(tensor());
         Ok(())
-    }
-}
-
-impl MappedFile {
-    /// Gives the memory of bytes that were read back to the system, so that a checkpoint is not resident
-    /// twice, in the page cache's map and as tensors. Reading them again would fetch them again.
-    fn release(&self, bytes: &Range<usize>) {
-        #[cfg(unix)]
-        {
-            // Whole pages only: the others hold bytes of a neighbour that may not have been read.
-            const PAGE: usize = 4096;
-            let (start, end) = (bytes.start.next_multiple_of(PAGE), bytes.end / PAGE * PAGE);
-            if start < end {
-                // SAFETY: the map is private, read-only and of a file, so dropped pages come back with the
-                // same contents. That it fails costs memory, nothing else.
-                let _ = unsafe {
-                    self.bytes.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start)
-                };
-            }
-        }
-        #[cfg(not(unix))]
-        let _ = bytes;
     }
 }
 

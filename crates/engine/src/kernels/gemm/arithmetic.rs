@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::format::Format;
-use crate::kernels::Activation;
+use crate::kernels::{Activation, MIN_SHARED_PRODUCTS};
+use crate::runtime::share;
 
 /// A register file that multiplies inputs with a panel of weights.
 ///
@@ -63,9 +64,12 @@ pub(super) struct Job<'a> {
     /// For each row what its integers stand for; empty when inputs are not integers.
     pub(super) row_scales: &'a [RowScale],
     pub(super) activation: Option<Activation>,
-    /// `[rows, out_features]`
+    /// Whether the outputs are the sums themselves, in place of f32, to which nothing is done then.
+    pub(super) writes_sums: bool,
+    /// `[rows, out_features]`, a row every `out_stride` elements.
     pub(super) out: *mut f32,
     pub(super) out_features: usize,
+    pub(super) out_stride: usize,
 }
 
 // SAFETY: inputs and weights are only read, and threads that share a job compute different panels, whose outputs
@@ -90,6 +94,8 @@ pub(super) struct RowScale {
 }
 
 /// A sum, and what it becomes in the output.
+///
+/// It has the size of an f32.
 pub(super) trait Sum: Copy + Default {
     /// Turns the sums of one row and one panel into outputs.
     fn finish(sums: &[Self], job: &Job, row: usize, first_column: usize, to: &mut [f32]);
@@ -131,6 +137,23 @@ pub(super) struct Kernel {
     /// for its sizes, and that nobody else uses the outputs of these panels.
     pub(super) run: unsafe fn(&Job, Range<usize>),
     pub(super) is_available: fn() -> bool,
+}
+
+impl Kernel {
+    /// Computes all panels of `job`, with the team's help; of whole inputs a row has `in_features`.
+    ///
+    /// # Safety
+    ///
+    /// The kernel is available; the pointers of `job` are valid for its sizes; nobody else uses its outputs.
+    pub(super) unsafe fn run_shared(&self, job: &Job, in_features: usize) {
+        let panels = job.out_features.div_ceil(self.columns);
+        let panels_of_part = MIN_SHARED_PRODUCTS.div_ceil((job.rows * in_features * self.columns).max(1));
+        share(panels.div_ceil(panels_of_part), |part| {
+            let first = part * panels_of_part;
+            // SAFETY: the caller's promise; parts have different panels, whose outputs are different elements.
+            unsafe { (self.run)(job, first..panels.min(first + panels_of_part)) };
+        });
+    }
 }
 
 /// Rows that are multiplied with one panel after the other before the next rows' turn: few enough for a
@@ -182,23 +205,38 @@ pub(super) unsafe fn run<A: Arithmetic, const ROWS: usize, const VECTORS: usize,
                     }
                 }
                 let (sums, finished) = (&sums[..rows * columns], &mut finished[..rows * columns]);
+                // SAFETY: the rows are among the job's, and `width` columns of each belong to this panel.
+                let out = unsafe { job.out.add(first_row * job.out_stride + first_column) };
+                first_row += rows;
+                if job.writes_sums {
+                    // SAFETY: as above; a sum is as large as an f32.
+                    unsafe { copy_rows(sums, columns, out.cast(), job.out_stride, width) };
+                    continue;
+                }
                 let pairs = sums.chunks_exact(columns).zip(finished.chunks_exact_mut(columns));
                 for (row, (sums, finished)) in pairs.enumerate() {
-                    A::Sum::finish(sums, job, first_row + row, first_column, finished);
+                    A::Sum::finish(sums, job, first_row - rows + row, first_column, finished);
                 }
                 if let Some(activation) = job.activation {
                     activation.apply(finished);
                 }
-                for (row, finished) in finished.chunks_exact(columns).enumerate() {
-                    // SAFETY: the row is one of the job's, and `width` columns of it belong to this panel.
-                    unsafe {
-                        let to = job.out.add((first_row + row) * job.out_features + first_column);
-                        std::ptr::copy_nonoverlapping(finished.as_ptr(), to, width);
-                    }
-                }
-                first_row += rows;
+                // SAFETY: as above.
+                unsafe { copy_rows(finished, columns, out, job.out_stride, width) };
             }
         }
+    }
+}
+
+/// Writes the first `width` of each of the rows of `tile`, `[_, columns]`.
+///
+/// # Safety
+///
+/// Behind `to` there are as many rows, one every `stride` elements, of at least `width`, which nobody else uses.
+#[inline(always)]
+unsafe fn copy_rows<T>(tile: &[T], columns: usize, to: *mut T, stride: usize, width: usize) {
+    for (row, from) in tile.chunks_exact(columns).enumerate() {
+        // SAFETY: the caller's promise; a tile's rows have `columns` elements, of which a panel's width is no more.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.add(row * stride), width) };
     }
 }
 

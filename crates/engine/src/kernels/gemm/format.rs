@@ -111,6 +111,36 @@ impl Panels {
         Ok(Self { lines, scales, sums })
     }
 
+    /// Lays out integers, `[out_features, in_features]` in row-major order, as [`Format::Int8`]; they stand for
+    /// themselves.
+    pub(super) fn pack_integers(weight: &[i8], in_features: usize, columns: usize) -> Self {
+        let out_features = weight.len() / in_features;
+        let groups = in_features.div_ceil(4);
+        let panel_bytes = groups * columns * 4;
+        let size = out_features.div_ceil(columns) * panel_bytes;
+        let mut lines = vec![Line([0; 64]); size.div_ceil(64)];
+        // SAFETY: lines are bytes without padding between them, and there are at least `size`.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast::<u8>(), size) };
+        let mut words = Vec::with_capacity(columns * groups);
+        let mut sums = Vec::with_capacity(out_features);
+        for (rows, bytes) in weight.chunks(columns * in_features).zip(bytes.chunks_exact_mut(panel_bytes)) {
+            words.clear();
+            for row in rows.chunks_exact(in_features) {
+                let (fours, rest) = row.as_chunks::<4>();
+                let word = |four: [i8; 4]| u32::from_ne_bytes(four.map(|value| value as u8));
+                words.extend(fours.iter().map(|&four| word(four)));
+                if !rest.is_empty() {
+                    let mut last = [0; 4];
+                    last[..rest.len()].copy_from_slice(rest);
+                    words.push(word(last));
+                }
+                sums.push(row.iter().map(|&value| i32::from(value)).sum());
+            }
+            transpose(&words, groups, columns, bytes);
+        }
+        Self { lines, scales: Vec::new(), sums }
+    }
+
     /// Lays out `weight`, `[in_features, out_features]` in row-major order, as [`Format::F32`].
     pub(super) fn pack_columns(weight: &[f32], in_features: usize, columns: usize) -> Self {
         let out_features = weight.len() / in_features;

@@ -9,7 +9,9 @@
 //! function of its row and its column's weights alone, whatever tile it falls into.
 
 mod arithmetic;
+mod blocks;
 mod format;
+mod integers;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
@@ -22,9 +24,11 @@ use std::mem::MaybeUninit;
 use arithmetic::{Columns, Job, Kernel};
 use format::{Format, Inputs, Panels};
 
-use super::{Activation, MIN_SHARED_PRODUCTS};
+pub(crate) use blocks::{BlockedWeight, PackedBlocks, Zeros, unpacked};
+pub(crate) use integers::PackedIntegers;
+
+use super::Activation;
 use crate::Precision;
-use crate::runtime::share;
 
 /// So that sums of products of 8-bit integers fit i32.
 pub(super) const MAX_IN_FEATURES: usize = 65_536;
@@ -65,12 +69,13 @@ impl PackedWeight {
         Ok(Self { kernel, panels, bias, in_features, out_features })
     }
 
-    /// Takes a weight `[in_features, out_features]` in row-major order; its bias is zero.
-    pub(super) fn from_columns(weight: &[f32], in_features: usize, out_features: usize) -> Self {
+    /// Takes a weight `[in_features, out_features]` in row-major order and a bias `[out_features]`, in f32.
+    pub(super) fn from_columns(weight: &[f32], mut bias: Vec<f32>, in_features: usize) -> Self {
+        let out_features = bias.len();
         assert_eq!(weight.len(), in_features * out_features, "a weight is [in_features, out_features]");
         let kernel = best_kernel(Precision::F32);
         let panels = Panels::pack_columns(weight, in_features, kernel.columns);
-        let bias = vec![0.0; out_features.next_multiple_of(kernel.columns)];
+        bias.resize(out_features.next_multiple_of(kernel.columns), 0.0);
         Self { kernel, panels, bias, in_features, out_features }
     }
 
@@ -111,18 +116,14 @@ impl PackedWeight {
             columns: Columns { bias: &self.bias, scales: &self.panels.scales, sums: &self.panels.sums },
             row_scales: &inputs.scales,
             activation,
+            writes_sums: false,
             out: out.as_mut_ptr().cast(),
             out_features: self.out_features,
+            out_stride: self.out_features,
         };
-        let panels = self.bias.len() / self.kernel.columns;
-        let panels_of_part =
-            MIN_SHARED_PRODUCTS.div_ceil((rows * self.in_features * self.kernel.columns).max(1));
-        share(panels.div_ceil(panels_of_part), |part| {
-            let first = part * panels_of_part;
-            // SAFETY: the kernel is available. The inputs are `[rows, groups]`, the panels as many as the padded
-            // bias says, `out` is `[rows, out_features]`, which they cover, and parts have different panels.
-            unsafe { (self.kernel.run)(&job, first..panels.min(first + panels_of_part)) };
-        });
+        // SAFETY: the kernel is available. The inputs are `[rows, groups]`, the panels hold all columns, and so do
+        // the parameters of columns; `out` is `[rows, out_features]`, which they cover, and borrowed mutably.
+        unsafe { self.kernel.run_shared(&job, self.in_features) };
     }
 }
 

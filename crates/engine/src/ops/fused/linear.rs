@@ -45,8 +45,11 @@ impl Operator for Linear {
         Ok(vec![with_last(x, out_features)?])
     }
 
-    fn prepare(&self, constants: &Operands<&Constant>) -> Result<Option<Prepared>, Problem> {
-        let (packed, in_features) = self.pack(constants, 1..constants.len())?;
+    fn prepare(&self, constants: &Operands<Option<&Constant>>) -> Result<Option<Prepared>, Problem> {
+        let Some(constants) = constants.known_from(1) else {
+            return Ok(None);
+        };
+        let (packed, in_features) = self.pack(&constants, 1..constants.len())?;
         Ok(Some(Prepared { operator: Arc::new(PackedLayer { packed, in_features }), inputs: vec![0] }))
     }
 
@@ -66,9 +69,19 @@ impl Linear {
         constants: &Operands<&Constant>,
         inputs: std::ops::Range<usize>,
     ) -> Result<(PackedLinear, usize), Problem> {
-        let Parameters { weights, biases, width } = self.parameters(constants, inputs)?;
-        let packed = PackedLinear::new(&weights, biases, width, self.activation, self.precision);
-        let packed = packed.map_err(|error| pack_problem(error, self.precision, &weights, width))?;
+        let parameters = self.parameters(constants, inputs)?;
+        let width = parameters.width;
+        if self.layout == WeightLayout::InOut && self.precision == Precision::F32 {
+            let weights = parameters.weights.iter().map(Array::to_floats).collect::<Result<_, _>>()?;
+            let weight = side_by_side(weights, width);
+            return Ok((
+                PackedLinear::from_columns(&weight, parameters.biases, width, self.activation),
+                width,
+            ));
+        }
+        let rows = parameters.rows()?;
+        let packed = PackedLinear::new(&rows, parameters.biases, width, self.activation, self.precision);
+        let packed = packed.map_err(|error| pack_problem(error, self.precision, &rows, width))?;
         Ok((packed, width))
     }
 
@@ -92,12 +105,7 @@ impl Linear {
                 problem!("weights of shape {:?} and {width:?} inputs", weight.shape());
             }
             width = Some(in_features);
-            let array = weight.array();
-            let values = array.to_floats()?;
-            match self.layout {
-                WeightLayout::InOut => transpose(&values, in_features, out_features, &mut weights),
-                WeightLayout::OutIn => weights.extend_from_slice(&values),
-            }
+            weights.push(weight.array());
             match constants.optional(index + 1) {
                 None => biases.resize(biases.len() + out_features, 0.0),
                 Some(bias) if bias.len() == out_features => {
@@ -109,17 +117,33 @@ impl Linear {
         let Some(width) = width else {
             problem!("there is no weight");
         };
-        Ok(Parameters { weights, biases, width })
+        Ok(Parameters { layout: self.layout, weights, biases, width })
     }
 }
 
 /// What linear layers side by side are made of.
 pub(super) struct Parameters {
-    /// `[out_features, width]`
-    pub(super) weights: Vec<f32>,
+    layout: WeightLayout,
+    /// In the order of the layers.
+    weights: Vec<Array>,
     /// `[out_features]`
     pub(super) biases: Vec<f32>,
     pub(super) width: usize,
+}
+
+impl Parameters {
+    /// The weights as `[out_features, width]`.
+    pub(super) fn rows(&self) -> Result<Vec<f32>, Problem> {
+        let mut rows = Vec::with_capacity(self.width * self.biases.len());
+        for weight in &self.weights {
+            let weight = weight.to_floats()?;
+            match self.layout {
+                WeightLayout::InOut => transpose(&weight, self.width, weight.len() / self.width, &mut rows),
+                WeightLayout::OutIn => rows.extend_from_slice(&weight),
+            }
+        }
+        Ok(rows)
+    }
 }
 
 /// Why weights could not be packed, in words.
@@ -130,6 +154,21 @@ pub(super) fn pack_problem(error: PackError, precision: Precision, weights: &[f3
         }
         PackError::TooWide => Problem::new(format!("{width} inputs are too many for {precision}")),
     }
+}
+
+/// Matrices of as many rows as one matrix.
+fn side_by_side(mut matrices: Vec<Cow<[f32]>>, rows: usize) -> Cow<[f32]> {
+    if matrices.len() == 1 {
+        return matrices.swap_remove(0);
+    }
+    let mut joined = Vec::with_capacity(matrices.iter().map(|matrix| matrix.len()).sum());
+    for row in 0..rows {
+        for matrix in &matrices {
+            let width = matrix.len() / rows;
+            joined.extend_from_slice(&matrix[row * width..(row + 1) * width]);
+        }
+    }
+    joined.into()
 }
 
 /// Two linear layers, the second right after the first: inputs are `x`, then weight and bias of each. Computed in blocks of
@@ -154,9 +193,12 @@ impl Operator for Mlp {
         self.down.infer(&operands(&between[0], 3))
     }
 
-    fn prepare(&self, constants: &Operands<&Constant>) -> Result<Option<Prepared>, Problem> {
-        let (up, in_features) = self.up.pack(constants, 1..3)?;
-        let (down, between) = self.down.pack(constants, 3..5)?;
+    fn prepare(&self, constants: &Operands<Option<&Constant>>) -> Result<Option<Prepared>, Problem> {
+        let Some(constants) = constants.known_from(1) else {
+            return Ok(None);
+        };
+        let (up, in_features) = self.up.pack(&constants, 1..3)?;
+        let (down, between) = self.down.pack(&constants, 3..5)?;
         if up.out_features() != between {
             problem!("layers of {} and {between} features", up.out_features());
         }

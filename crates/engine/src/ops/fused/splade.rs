@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::linear::{Linear, Parameters, pack_problem};
+use super::linear::{Linear, pack_problem};
 use super::packed::sequences;
 use crate::graph::{Array, Constant, Dim, Info, Operands, Operator, Prepared, Problem, problem};
 use crate::kernels::SpladeDecoder;
@@ -29,8 +29,12 @@ impl Operator for VocabularyMax {
         Ok(vec![Info::new(logits[0].dtype, vec![Dim::symbol("batch_size"), entries.clone()])])
     }
 
-    fn prepare(&self, constants: &Operands<&Constant>) -> Result<Option<Prepared>, Problem> {
-        let operator = Arc::new(Packed { decoder: self.decoder(constants)? });
+    fn prepare(&self, inputs: &Operands<Option<&Constant>>) -> Result<Option<Prepared>, Problem> {
+        let constant = |index| inputs.optional(index).copied().map(|known| known.ok_or(()));
+        let (Ok(weight), Ok(bias)) = (constant(1).transpose(), constant(2).transpose()) else {
+            return Ok(None);
+        };
+        let operator = Arc::new(Packed { decoder: self.decoder(&Operands::new(vec![None, weight, bias]))? });
         Ok(Some(Prepared { operator, inputs: vec![0, 3] }))
     }
 
@@ -45,9 +49,9 @@ impl Operator for VocabularyMax {
 
 impl VocabularyMax {
     fn decoder(&self, constants: &Operands<&Constant>) -> Result<SpladeDecoder, Problem> {
-        let Parameters { weights, biases, width } = self.linear.parameters(constants, 1..3)?;
-        let precision = self.linear.precision;
-        SpladeDecoder::new(&weights, &biases, width, precision)
+        let parameters = self.linear.parameters(constants, 1..3)?;
+        let (weights, width, precision) = (parameters.rows()?, parameters.width, self.linear.precision);
+        SpladeDecoder::new(&weights, &parameters.biases, width, precision)
             .map_err(|error| pack_problem(error, precision, &weights, width))
     }
 }

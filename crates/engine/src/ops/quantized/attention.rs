@@ -1,8 +1,9 @@
 //! `QAttention`: self-attention whose projection multiplies 8-bit integers.
 
 use super::matmul::IntegerProduct;
+use super::packed::{Factor, IntegerOperator};
 use super::scale;
-use crate::graph::{Array, DataType, Dim, Info, Operands, Operator, Problem, problem};
+use crate::graph::{Array, Constant, DataType, Dim, Info, Operands, Operator, Prepared, Problem, problem};
 use crate::ops::NodeReader;
 use crate::ops::microsoft::{Context, SelfAttention, known_sizes, sizes};
 
@@ -30,17 +31,36 @@ impl Operator for QAttention {
         self.attention.infer(DataType::F32, [batch, seq], value_size, inputs.optional(8).copied())
     }
 
+    fn prepare(&self, constants: &Operands<Option<&Constant>>) -> Result<Option<Prepared>, Problem> {
+        self.pack(constants)
+    }
+
     fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
-        let (x, weight) = (inputs.get(0)?, inputs.get(1)?);
+        self.compute_unpacked(&inputs)
+    }
+}
+
+impl IntegerOperator for QAttention {
+    const FACTOR: usize = 1;
+    const ZERO: usize = 7;
+
+    fn compute(&self, inputs: &Operands<Array>, factor: &Factor) -> Result<Vec<Array>, Problem> {
+        let x = inputs.get(0)?;
         let [batch, seq, _] = sizes(x, "the input")?;
-        let [_, columns] = sizes(weight, "the weight")?;
+        let columns = match factor {
+            Factor::Array(weight, _) => {
+                let [_, columns] = sizes(weight, "the weight")?;
+                columns
+            }
+            Factor::Packed(weight) => weight.out_features(),
+        };
         if columns % 3 != 0 || columns == 0 {
             problem!("the weight's {columns} columns are not queries, keys and values");
         }
         let input_scale = scale(inputs.get(3)?, "input_scale")?;
         let scales: Vec<f32> =
             inputs.get(4)?.to_floats()?.iter().map(|weight_scale| input_scale * weight_scale).collect();
-        let product = IntegerProduct::new(x, inputs.optional(6), weight, inputs.optional(7))?;
+        let product = IntegerProduct::new(x, inputs.optional(6), factor)?;
         let qkv = product.scaled(&scales, Some(inputs.get(2)?))?;
         let context =
             Context { mask_index: inputs.optional(5), past: inputs.optional(8), attention_bias: None };

@@ -1,7 +1,7 @@
 //! `GatherBlockQuantized`: rows of a table of few bits in blocks, as the numbers that they stand for.
 
-use super::nbits::unpacked;
 use crate::graph::{Array, DataType, Dim, Info, Operands, Operator, Problem, checked_len, problem};
+use crate::kernels::unpacked;
 use crate::ops::NodeReader;
 
 /// `GatherBlockQuantized` of rows whose last dimension is in blocks.

@@ -1,8 +1,11 @@
 //! Products of matrices of 8-bit integers.
 
+use std::borrow::Cow;
+
 use super::linear::quantized;
+use super::packed::{Factor, IntegerOperator, matrix_transposed};
 use super::{centred, dynamic_quantization, for_quantized, saturate, scale, zero_point, zero_points};
-use crate::graph::{Array, DataType, Dim, Info, Operands, Operator, Problem, problem};
+use crate::graph::{Array, Constant, DataType, Dim, Info, Operands, Operator, Prepared, Problem, problem};
 use crate::kernels::{integer_product, transposed};
 use crate::ops::matrix::{self, MatrixProduct};
 use crate::ops::{NodeReader, broadcast};
@@ -17,18 +20,35 @@ pub(super) struct IntegerProduct {
 
 impl IntegerProduct {
     /// Zero points are one, or one for each row of `a` and column of `b`.
-    pub(super) fn new(
-        a: &Array,
-        a_zero: Option<&Array>,
-        b: &Array,
-        b_zero: Option<&Array>,
-    ) -> Result<Self, Problem> {
-        let plan = MatrixProduct::new(a.shape(), b.shape())?;
+    pub(super) fn new(a: &Array, a_zero: Option<&Array>, b: &Factor) -> Result<Self, Problem> {
+        let a_zeros = zero_points(a_zero)?;
         let rows = if a.rank() > 1 { a.shape()[a.rank() - 2] } else { 1 };
-        let x = centred_rows(a, &zero_points(a_zero)?, rows, plan.k)?;
-        let y = centred_columns(b, &zero_points(b_zero)?, plan.k, plan.n)?;
-        let sums = plan.of(&x, &y, integer_product);
-        Ok(Self { sums, shape: plan.shape, n: plan.n })
+        if a_zeros.len() != 1 && a_zeros.len() != rows {
+            problem!("there are {} zero points for {rows} rows", a_zeros.len());
+        }
+        match b {
+            Factor::Array(b, b_zero) => {
+                let plan = MatrixProduct::new(a.shape(), b.shape())?;
+                let x = centred_rows(a, &a_zeros, rows, plan.k)?;
+                let y = centred_columns(b, &zero_points(b_zero.as_ref())?, plan.k, plan.n)?;
+                let sums = plan.of(&x, &y, integer_product);
+                Ok(Self { sums, shape: plan.shape, n: plan.n })
+            }
+            Factor::Packed(b) => {
+                let plan = MatrixProduct::new(a.shape(), &[b.in_features(), b.out_features()])?;
+                // Signed integers and their zero points are more by 128 here.
+                let (x, offset): (Cow<[u8]>, i32) = match a.dtype() {
+                    DataType::I8 => (a.values::<i8>()?.iter().map(|&x| x as u8 ^ 0x80).collect(), 128),
+                    _ => (a.values::<u8>()?.into(), 0),
+                };
+                let zeros: Vec<i32> = a_zeros.iter().map(|&zero| i32::from(zero) + offset).collect();
+                let zeros = match zeros[..] {
+                    [zero] => vec![zero],
+                    _ => zeros.iter().copied().cycle().take(x.len() / plan.k).collect(),
+                };
+                Ok(Self { sums: b.multiply(&x, &zeros), shape: plan.shape, n: plan.n })
+            }
+        }
     }
 
     /// `sums * scales + bias`; one scale for all or one for each column.
@@ -81,21 +101,18 @@ impl IntegerProduct {
     }
 }
 
-/// `[.., rows, k]`
+/// `[.., rows, k]`, with one zero point or one for each row.
 fn centred_rows(a: &Array, zeros: &[i16], rows: usize, k: usize) -> Result<Vec<i16>, Problem> {
-    match zeros {
-        [zero] => centred(a, *zero),
-        zeros if zeros.len() == rows => {
-            let mut values = centred(a, 0)?;
-            if k > 0 {
-                for (row, values) in values.chunks_exact_mut(k).enumerate() {
-                    values.iter_mut().for_each(|value| *value -= zeros[row % rows]);
-                }
-            }
-            Ok(values)
-        }
-        zeros => problem!("there are {} zero points for {rows} rows", zeros.len()),
+    if let [zero] = zeros {
+        return centred(a, *zero);
     }
+    let mut values = centred(a, 0)?;
+    if k > 0 {
+        for (row, values) in values.chunks_exact_mut(k).enumerate() {
+            values.iter_mut().for_each(|value| *value -= zeros[row % rows]);
+        }
+    }
+    Ok(values)
 }
 
 /// `[.., k, n]` to `[.., n, k]`
@@ -153,9 +170,21 @@ impl Operator for MatMulInteger {
         Ok(vec![infer_product(inputs.get(0)?, inputs.get(1)?, DataType::I32)?])
     }
 
+    fn prepare(&self, constants: &Operands<Option<&Constant>>) -> Result<Option<Prepared>, Problem> {
+        self.pack(constants)
+    }
+
     fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
-        let (a_zero, b_zero) = (inputs.optional(2), inputs.optional(3));
-        let product = IntegerProduct::new(inputs.get(0)?, a_zero, inputs.get(1)?, b_zero)?;
+        self.compute_unpacked(&inputs)
+    }
+}
+
+impl IntegerOperator for MatMulInteger {
+    const FACTOR: usize = 1;
+    const ZERO: usize = 3;
+
+    fn compute(&self, inputs: &Operands<Array>, factor: &Factor) -> Result<Vec<Array>, Problem> {
+        let product = IntegerProduct::new(inputs.get(0)?, inputs.optional(2), factor)?;
         Ok(vec![Array::new(product.shape, product.sums)?])
     }
 }
@@ -179,9 +208,21 @@ impl Operator for QLinearMatMul {
         Ok(vec![infer_product(inputs.get(0)?, inputs.get(3)?, inputs.get(7)?.dtype)?])
     }
 
+    fn prepare(&self, constants: &Operands<Option<&Constant>>) -> Result<Option<Prepared>, Problem> {
+        self.pack(constants)
+    }
+
     fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
-        let product =
-            IntegerProduct::new(inputs.get(0)?, inputs.optional(2), inputs.get(3)?, inputs.optional(5))?;
+        self.compute_unpacked(&inputs)
+    }
+}
+
+impl IntegerOperator for QLinearMatMul {
+    const FACTOR: usize = 3;
+    const ZERO: usize = 5;
+
+    fn compute(&self, inputs: &Operands<Array>, factor: &Factor) -> Result<Vec<Array>, Problem> {
+        let product = IntegerProduct::new(inputs.get(0)?, inputs.optional(2), factor)?;
         let (a_scale, y_scale) = (scale(inputs.get(1)?, "a_scale")?, scale(inputs.get(6)?, "y_scale")?);
         let b_scales = inputs.get(4)?.to_floats()?;
         let scales: Vec<f32> = b_scales.iter().map(|b_scale| a_scale * b_scale / y_scale).collect();
@@ -209,12 +250,24 @@ impl Operator for MatMulIntegerToFloat {
         Ok(vec![infer_product(inputs.get(0)?, inputs.get(1)?, inputs.get(2)?.dtype)?])
     }
 
+    fn prepare(&self, constants: &Operands<Option<&Constant>>) -> Result<Option<Prepared>, Problem> {
+        self.pack(constants)
+    }
+
     fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
+        self.compute_unpacked(&inputs)
+    }
+}
+
+impl IntegerOperator for MatMulIntegerToFloat {
+    const FACTOR: usize = 1;
+    const ZERO: usize = 5;
+
+    fn compute(&self, inputs: &Operands<Array>, factor: &Factor) -> Result<Vec<Array>, Problem> {
         let dtype = inputs.get(2)?.dtype();
         let a_scale = scale(inputs.get(2)?, "a_scale")?;
         let scales: Vec<f32> = inputs.get(3)?.to_floats()?.iter().map(|scale| a_scale * scale).collect();
-        let product =
-            IntegerProduct::new(inputs.get(0)?, inputs.optional(4), inputs.get(1)?, inputs.optional(5))?;
+        let product = IntegerProduct::new(inputs.get(0)?, inputs.optional(4), factor)?;
         let y = product.scaled(&scales, inputs.optional(6))?;
         Ok(vec![Array::from_floats(dtype, y.shape().to_vec(), y.into_floats()?)?])
     }
@@ -243,13 +296,26 @@ impl Operator for DynamicQuantizeMatMul {
         Ok(vec![infer_shape(a, b, DataType::F32)?])
     }
 
+    fn prepare(&self, constants: &Operands<Option<&Constant>>) -> Result<Option<Prepared>, Problem> {
+        self.pack(constants)
+    }
+
     fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
+        self.compute_unpacked(&inputs)
+    }
+}
+
+impl IntegerOperator for DynamicQuantizeMatMul {
+    const FACTOR: usize = 1;
+    const ZERO: usize = 3;
+
+    fn compute(&self, inputs: &Operands<Array>, factor: &Factor) -> Result<Vec<Array>, Problem> {
         let a = inputs.get(0)?;
         let values = a.values::<f32>()?;
         let (a_scale, a_zero) = dynamic_quantization(values);
         let a = Array::new(a.shape(), quantized(values, a_scale, a_zero))?;
         let a_zero = Array::scalar(a_zero);
-        let product = IntegerProduct::new(&a, Some(&a_zero), inputs.get(1)?, inputs.optional(3))?;
+        let product = IntegerProduct::new(&a, Some(&a_zero), factor)?;
         let scales: Vec<f32> = inputs.get(2)?.to_floats()?.iter().map(|scale| a_scale * scale).collect();
         Ok(vec![product.scaled(&scales, inputs.optional(4))?])
     }
@@ -268,16 +334,6 @@ impl QGemm {
         let flag = |name| Ok::<_, Problem>(node.attributes.flag(name)?.unwrap_or(false));
         let alpha = node.attributes.float("alpha")?.unwrap_or(1.0);
         Ok(Box::new(Self { alpha, transpose_a: flag("transA")?, transpose_b: flag("transB")? }))
-    }
-}
-
-fn matrix_transposed(array: &Array) -> Result<Array, Problem> {
-    let &[rows, columns] = array.shape() else {
-        problem!("an input has shape {:?}, expected 2 dimensions", array.shape());
-    };
-    match array.dtype() {
-        DataType::U8 => Array::new([columns, rows], transposed(array.values::<u8>()?, rows, columns)),
-        _ => Array::new([columns, rows], transposed(array.values::<i8>()?, rows, columns)),
     }
 }
 
@@ -307,14 +363,30 @@ impl Operator for QGemm {
         Ok(vec![Info::new(dtype, shape)])
     }
 
+    fn prepare(&self, constants: &Operands<Option<&Constant>>) -> Result<Option<Prepared>, Problem> {
+        self.pack(constants)
+    }
+
     fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
-        let (a, b) = (inputs.get(0)?, inputs.get(3)?);
+        self.compute_unpacked(&inputs)
+    }
+}
+
+impl IntegerOperator for QGemm {
+    const FACTOR: usize = 3;
+    const ZERO: usize = 5;
+
+    fn is_transposed(&self) -> bool {
+        self.transpose_b
+    }
+
+    fn compute(&self, inputs: &Operands<Array>, factor: &Factor) -> Result<Vec<Array>, Problem> {
+        let a = inputs.get(0)?;
         let a = if self.transpose_a { matrix_transposed(a)? } else { a.clone() };
-        let b = if self.transpose_b { matrix_transposed(b)? } else { b.clone() };
-        if a.rank() != 2 || b.rank() != 2 {
+        if a.rank() != 2 || matches!(factor, Factor::Array(b, _) if b.rank() != 2) {
             problem!("the inputs are no matrices");
         }
-        let mut product = IntegerProduct::new(&a, inputs.optional(2), &b, inputs.optional(5))?;
+        let mut product = IntegerProduct::new(&a, inputs.optional(2), factor)?;
         if let Some(c) = inputs.optional(6) {
             if broadcast::shape(&[&product.shape, c.shape()])? != product.shape {
                 problem!("a bias of shape {:?} does not fit {:?}", c.shape(), product.shape);

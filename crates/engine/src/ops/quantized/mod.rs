@@ -12,6 +12,7 @@ mod gather;
 mod linear;
 mod matmul;
 mod nbits;
+mod packed;
 mod pool;
 
 pub(crate) use attention::QAttention;

@@ -1,7 +1,11 @@
 //! `MatMulNBits`: a product with a weight of 2, 4 or 8 bits in blocks.
 
-use crate::graph::{Array, DataType, Dim, Info, Operands, Operator, Problem, checked_len, problem};
-use crate::kernels::product;
+use std::sync::Arc;
+
+use crate::graph::{
+    Array, Constant, DataType, Dim, Info, Operands, Operator, Prepared, Problem, checked_len, problem,
+};
+use crate::kernels::{BlockedWeight, PackedBlocks, Zeros, unpacked};
 use crate::ops::NodeReader;
 use crate::ops::microsoft::count;
 
@@ -42,27 +46,27 @@ impl MatMulNBits {
         self.in_features.div_ceil(self.block_size)
     }
 
-    fn zero_points(&self, array: Option<&Array>) -> Result<Vec<f32>, Problem> {
+    fn zero_points(&self, array: Option<&Array>) -> Result<Zeros, Problem> {
         let (rows, blocks) = (self.out_features, self.blocks());
         let Some(array) = array else {
-            return Ok(vec![(1 << (self.bits - 1)) as f32; rows * blocks]);
+            return Ok(Zeros::Same((1 << (self.bits - 1)) as f32));
         };
         if array.dtype() != DataType::U8 {
             if array.len() != rows * blocks {
                 problem!("zero points have shape {:?}, expected [{rows}, {blocks}]", array.shape());
             }
-            return Ok(array.to_floats()?.into_owned());
+            return Ok(Zeros::Numbers(array.to_floats()?.into_owned()));
         }
         let row_bytes = (blocks * self.bits).div_ceil(8);
         if array.len() != rows * row_bytes {
             problem!("zero points have shape {:?}, expected [{rows}, {row_bytes}]", array.shape());
         }
         let rows = array.values::<u8>()?.chunks_exact(row_bytes);
-        Ok(rows.flat_map(|bytes| unpacked(bytes, self.bits, blocks)).map(f32::from).collect())
+        Ok(Zeros::Integers(rows.flat_map(|bytes| unpacked(bytes, self.bits, blocks)).collect()))
     }
 
-    /// `[out_features, in_features]`
-    fn weight(&self, inputs: &Operands<Array>) -> Result<Vec<f32>, Problem> {
+    /// The weight and the bias of these inputs.
+    fn pack(&self, inputs: &Operands<Array>) -> Result<PackedBlocks, Problem> {
         let Self { in_features, out_features: rows, bits, block_size } = *self;
         let blocks = self.blocks();
         let (packed, scales) = (inputs.get(1)?, inputs.get(2)?);
@@ -74,32 +78,28 @@ impl MatMulNBits {
                 scales.shape()
             );
         }
-        let (scales, zeros) = (scales.to_floats()?, self.zero_points(inputs.optional(3))?);
-        let groups = match inputs.optional(4) {
-            None => None,
-            Some(groups) => Some(self.groups(groups)?),
-        };
-        let mut weight = Vec::with_capacity(checked_len(&[rows, in_features], size_of::<f32>())?);
-        for (row, bytes) in packed.values::<u8>()?.chunks_exact(row_bytes).enumerate() {
-            let integers = unpacked(bytes, bits, in_features);
-            let parameters = row * blocks..(row + 1) * blocks;
-            let (scales, zeros) = (&scales[parameters.clone()], &zeros[parameters]);
-            match &groups {
-                Some(groups) => weight.extend(
-                    integers
-                        .zip(groups)
-                        .map(|(value, &group)| (f32::from(value) - zeros[group]) * scales[group]),
-                ),
-                None => {
-                    let value = |(index, value): (usize, u8)| {
-                        let block = index / block_size;
-                        (f32::from(value) - zeros[block]) * scales[block]
-                    };
-                    weight.extend(integers.enumerate().map(value));
-                }
+        let bias = match inputs.optional(5) {
+            Some(bias) if bias.shape() != [rows] => {
+                problem!("the bias has shape {:?}, expected [{rows}]", bias.shape())
             }
-        }
-        Ok(weight)
+            Some(bias) => bias.to_floats()?.into_owned(),
+            None => vec![0.0; rows],
+        };
+        let block_of_input = match inputs.optional(4) {
+            None => (0..in_features).map(|input| input / block_size).collect(),
+            Some(groups) => self.groups(groups)?,
+        };
+        let weight = BlockedWeight {
+            bytes: packed.values::<u8>()?,
+            row_bytes,
+            bits,
+            in_features,
+            blocks,
+            block_of_input,
+            scales: &scales.to_floats()?,
+            zeros: self.zero_points(inputs.optional(3))?,
+        };
+        Ok(PackedBlocks::new(weight, bias))
     }
 
     /// Which block's scale each input has.
@@ -117,15 +117,6 @@ impl MatMulNBits {
     }
 }
 
-/// Integers of a few bits, the first in a byte's lowest.
-pub(super) fn unpacked(bytes: &[u8], bits: usize, len: usize) -> impl Iterator<Item = u8> {
-    let mask = (0xFFu8) >> (8 - bits);
-    bytes
-        .iter()
-        .flat_map(move |&byte| (0..8 / bits).map(move |part| (byte >> (part * bits)) & mask))
-        .take(len)
-}
-
 impl Operator for MatMulNBits {
     fn name(&self) -> &str {
         "MatMulNBits"
@@ -136,41 +127,66 @@ impl Operator for MatMulNBits {
         if !x.dtype.is_float() || weight.dtype != DataType::U8 {
             problem!("inputs are {} and {}", x.dtype, weight.dtype);
         }
-        let Some(mut shape) = x.shape.clone() else {
-            return Ok(vec![Info::unknown(x.dtype)]);
+        infer_rows(x, self.in_features, self.out_features)
+    }
+
+    fn prepare(&self, constants: &Operands<Option<&Constant>>) -> Result<Option<Prepared>, Problem> {
+        let Some(constants) = constants.known_from(1) else {
+            return Ok(None);
         };
-        match shape.last_mut() {
-            Some(last) if last.known_size().is_none_or(|size| size == self.in_features) => {
-                *last = Dim::from(self.out_features);
-            }
-            _ => problem!("an input of shape {shape:?} does not have rows of {}", self.in_features),
-        }
-        Ok(vec![Info::new(x.dtype, shape)])
+        let arrays = constants.iter_from(0).map(|constant| constant.map(|constant| constant.array()));
+        let packed = self.pack(&Operands::new(arrays.collect()))?;
+        Ok(Some(Prepared { operator: Arc::new(PackedMatMulNBits { packed }), inputs: vec![0] }))
+    }
+
+    fn run(&self, mut inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
+        let x = inputs.take(0)?;
+        let packed = self.pack(&inputs)?;
+        PackedMatMulNBits { packed }.run(Operands::new(vec![Some(x)]))
+    }
+}
+
+/// A [`MatMulNBits`] with its weight.
+#[derive(Debug)]
+struct PackedMatMulNBits {
+    packed: PackedBlocks,
+}
+
+impl Operator for PackedMatMulNBits {
+    fn name(&self) -> &str {
+        "MatMulNBits"
+    }
+
+    fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
+        infer_rows(inputs.get(0)?, self.packed.in_features(), self.packed.out_features())
     }
 
     fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
         let x = inputs.get(0)?;
+        let (in_features, out_features) = (self.packed.in_features(), self.packed.out_features());
         let mut shape = x.shape().to_vec();
-        if shape.last() != Some(&self.in_features) {
-            problem!("an input of shape {shape:?} does not have rows of {}", self.in_features);
+        match shape.last_mut() {
+            Some(last) if *last == in_features => *last = out_features,
+            _ => problem!("an input of shape {:?} does not have rows of {in_features}", x.shape()),
         }
-        shape.pop();
-        shape.push(self.out_features);
         checked_len(&shape, size_of::<f32>())?;
-        let weight = self.weight(&inputs)?;
-        let rows = x.len() / self.in_features;
-        let mut values = product(&x.to_floats()?, &weight, [rows, self.out_features, self.in_features]);
-        if let Some(bias) = inputs.optional(5) {
-            if bias.shape() != [self.out_features] {
-                problem!("the bias has shape {:?}, expected [{}]", bias.shape(), self.out_features);
-            }
-            let bias = bias.to_floats()?;
-            for row in values.chunks_exact_mut(self.out_features) {
-                row.iter_mut().zip(&*bias).for_each(|(value, bias)| *value += bias);
-            }
-        }
+        let values = self.packed.multiply(&x.to_floats()?);
         Ok(vec![Array::from_floats(x.dtype(), shape, values)?])
     }
+}
+
+/// Rows of `in_features` numbers to rows of `out_features`.
+fn infer_rows(x: &Info, in_features: usize, out_features: usize) -> Result<Vec<Info>, Problem> {
+    let Some(mut shape) = x.shape.clone() else {
+        return Ok(vec![Info::unknown(x.dtype)]);
+    };
+    match shape.last_mut() {
+        Some(last) if last.known_size().is_none_or(|size| size == in_features) => {
+            *last = Dim::from(out_features);
+        }
+        _ => problem!("an input of shape {shape:?} does not have rows of {in_features}"),
+    }
+    Ok(vec![Info::new(x.dtype, shape)])
 }
 
 #[cfg(test)]
@@ -199,5 +215,35 @@ mod tests {
         assert!(run(&[2, 20], &[3, 2, 8], &[3, 2], Some(vec![2; 20])).is_err());
         assert!(run(&[2, 20], &[3, 2, 8], &[3, 2], Some(vec![1; 19])).is_err());
         assert!(run(&[2, 20], &[3, 2, 8], &[3, 2], Some(vec![1; 20])).is_ok());
+    }
+
+    #[test]
+    fn a_weight_is_taken_in_once_it_is_whole() {
+        let operator = MatMulNBits { in_features: 20, out_features: 3, bits: 4, block_size: 16 };
+        let weight = Array::new([3, 2, 8], (0..48u8).map(|i| i * 5).collect()).unwrap();
+        let inputs = [
+            Array::new([2, 20], (0..40).map(|i| i as f32).collect()).ok(),
+            Some(weight),
+            Array::new([6], (1..7).map(|i| i as f32).collect()).ok(),
+            Array::new([3], vec![0x81u8, 0x23, 0x45]).ok(),
+            None,
+            Some(Array::vector(vec![1.0f32, 2.0, 3.0])),
+        ];
+        let expected = operator.run(Operands::new(inputs.to_vec())).unwrap();
+        let constants: Vec<Option<Constant>> =
+            inputs.iter().map(|input| input.clone().map(Constant::from)).collect();
+        let prepare = |computed: usize| {
+            let constants = constants.iter().enumerate().map(|(index, constant)| {
+                constant.as_ref().map(|constant| (index != 0 && index != computed).then_some(constant))
+            });
+            operator.prepare(&Operands::new(constants.collect())).unwrap()
+        };
+        let prepared = prepare(0).unwrap();
+        assert_eq!(prepared.inputs, [0]);
+        assert_eq!(prepared.operator.run(Operands::new(vec![inputs[0].clone()])).unwrap(), expected);
+        assert!(prepared.operator.run(Operands::new(vec![inputs[1].clone()])).is_err());
+        for computed in [1, 2, 3, 5] {
+            assert!(prepare(computed).is_none(), "input {computed} is computed");
+        }
     }
 }
