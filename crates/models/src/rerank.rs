@@ -77,7 +77,8 @@ impl RerankModel {
         let checkpoint = Checkpoint::open(folder, spec, options, ImportOptions::default())?;
         let head = ScoreConfig::new(&checkpoint)?;
         let num_labels = head.num_labels();
-        let model = TextModel::open(checkpoint, head)?;
+        let mut model = TextModel::open(checkpoint, head)?;
+        model.tokenizer.take_pairs();
         let special_tokens = model.tokenizer.pair_special_tokens();
         if model.tokenizer.max_length() <= special_tokens {
             let problem = format!("a pair's special tokens alone are {special_tokens}");

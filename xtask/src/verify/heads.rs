@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use candlewick::{Int8Scales, LoadOptions, Precision};
+use candlewick::{Error, Int8Scales, LoadOptions, Precision};
 use candlewick_models::{LateInteractionModel, RerankModel, SparseEmbedding, SparseModel, TextRole};
 use serde::Deserialize;
 
@@ -139,7 +139,14 @@ impl Fixture {
                     row.verdict = Verdict::Failed(problem);
                 }
             }
-            Err(problem) => row.verdict = Verdict::Failed(problem),
+            Err(error) => {
+                row.verdict = match error.downcast_ref() {
+                    Some(Error::Unavailable { .. }) => {
+                        Verdict::Unavailable(super::one_line(&error.to_string()))
+                    }
+                    _ => Verdict::Failed(format!("{error:#}")),
+                }
+            }
         }
         Some(row)
     }
@@ -150,7 +157,7 @@ impl Fixture {
         reference: &Tensors,
         options: LoadOptions,
         bounds: Bounds,
-    ) -> Option<Result<Agreement, String>> {
+    ) -> Option<Result<Agreement>> {
         let compared = match () {
             () if reference.has("logits") => self.compare_scores(reference, options),
             () if reference.has("document_rows") => self.compare_vectors(reference, options),
@@ -164,7 +171,7 @@ impl Fixture {
             }
             () => return None,
         };
-        Some(compared.map_err(|error| format!("{error:#}")))
+        Some(compared)
     }
 
     fn texts<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T> {
@@ -217,7 +224,13 @@ impl Fixture {
         roles: &[(TextRole, &str)],
         bounds: Bounds,
     ) -> Result<Agreement> {
-        let model = SparseModel::from_folder(&self.folder, options)?;
+        let model = match self.weights.is_empty() {
+            // What is not committed is in the registry, under the fixture's name.
+            true => {
+                SparseModel::load(&self.folder.file_name().unwrap_or_default().to_string_lossy(), options)?
+            }
+            false => SparseModel::from_folder(&self.folder, options)?,
+        };
         let texts: Vec<String> = self.texts("texts.json")?;
         let mut worst = Agreement { max_abs: 0.0, min_cosine: 1.0 };
         for (role, prefix) in roles {

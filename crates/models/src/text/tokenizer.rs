@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::OnceLock;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -18,7 +17,7 @@ use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::{Lowercase, Sequence};
 use tokenizers::{
     DecoderWrapper, Model, ModelWrapper, NormalizerWrapper, PostProcessor, PostProcessorWrapper,
-    PreTokenizerWrapper, Tokenizer, TokenizerImpl, TruncationDirection, TruncationParams,
+    PreTokenizerWrapper, Tokenizer, TokenizerImpl, TruncationDirection, TruncationParams, truncate_encodings,
 };
 
 use crate::folder::FolderConfig;
@@ -31,8 +30,6 @@ pub(crate) struct TextTokenizer {
     tokenizer: Tokenizer,
     max_length: usize,
     truncates_left: bool,
-    /// The same without truncation, made when it is first needed.
-    whole: OnceLock<Tokenizer>,
 }
 
 /// The tokens of one text.
@@ -62,7 +59,7 @@ impl TextTokenizer {
         tokenizer.with_padding(None);
         tokenizer.with_truncation(Some(truncation)).map_err(load_error)?;
         let truncates_left = config.truncate_left;
-        Ok(Self { tokenizer, max_length, truncates_left, whole: OnceLock::new() })
+        Ok(Self { tokenizer, max_length, truncates_left })
     }
 
     /// Tokens of a text that are read, special tokens included.
@@ -125,14 +122,34 @@ impl TextTokenizer {
         self.tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(true))
     }
 
-    /// Tokenizes two texts into one sequence; of what is too long together, the longer text is cut first.
+    /// From now on it tokenizes pairs of texts, which are cut here: the tokenizers crate (0.23.2) cuts each text to the
+    /// limit before it compares their lengths, so that of two that are longer it does not know the longest.
+    pub(crate) fn take_pairs(&mut self) {
+        self.tokenizer.with_truncation(None).expect("only a stride can be refused");
+    }
+
+    /// Tokenizes two texts into one sequence; of what is too long together, the longer text is cut first. Only after
+    /// [`take_pairs`](Self::take_pairs).
     pub(crate) fn encode_pair(&self, index: usize, first: &str, second: &str) -> Result<Encoding> {
-        let encoding = self.tokenizer.encode_fast((first, second), true);
-        Ok(encoding.map_err(|source| Error::Tokenize { index, source })?.into())
+        let error = |source| Error::Tokenize { index, source };
+        let first = self.tokenizer.encode_fast(first, false).map_err(error)?;
+        let second = self.tokenizer.encode_fast(second, false).map_err(error)?;
+        let direction =
+            if self.truncates_left { TruncationDirection::Left } else { TruncationDirection::Right };
+        let max_length = self.pair_room();
+        let params = TruncationParams { max_length, direction, ..TruncationParams::default() };
+        let (first, second) = truncate_encodings(first, Some(second), &params).map_err(error)?;
+        Ok(self.tokenizer.post_process(first, second, true).map_err(error)?.into())
+    }
+
+    /// Tokens of two texts that are read together, special tokens not counted.
+    fn pair_room(&self) -> usize {
+        self.max_length.saturating_sub(self.pair_special_tokens())
     }
 
     /// Tokenizes two texts into as many sequences as it takes to read all of the second: each has the first text, cut to
-    /// half of the room, and a part of the second, of which `overlap` tokens are those at the end of the part before.
+    /// half of the room, and a part of the second, of which `overlap` tokens are those at the end of the part before. Only
+    /// after [`take_pairs`](Self::take_pairs).
     pub(crate) fn encode_windows(
         &self,
         index: usize,
@@ -141,26 +158,18 @@ impl TextTokenizer {
         overlap: usize,
     ) -> Result<Vec<Encoding>> {
         let error = |source| Error::Tokenize { index, source };
-        let whole = self.whole();
-        let mut first = whole.encode_fast(first, false).map_err(error)?;
-        let mut second = whole.encode_fast(second, false).map_err(error)?;
-        let room = self.max_length.saturating_sub(self.pair_special_tokens());
+        let mut first = self.tokenizer.encode_fast(first, false).map_err(error)?;
+        let mut second = self.tokenizer.encode_fast(second, false).map_err(error)?;
+        let room = self.pair_room();
         if first.len() + second.len() > room {
             first.truncate(first.len().min(room / 2), 0, TruncationDirection::Right);
             let room = (room - first.len()).max(1);
             second.truncate(room, overlap.min(room - 1), TruncationDirection::Right);
         }
         let following = second.take_overflowing();
-        let join = |part| Ok(whole.post_process(first.clone(), Some(part), true).map_err(error)?.into());
+        let join =
+            |part| Ok(self.tokenizer.post_process(first.clone(), Some(part), true).map_err(error)?.into());
         std::iter::once(second).chain(following).map(join).collect()
-    }
-
-    fn whole(&self) -> &Tokenizer {
-        self.whole.get_or_init(|| {
-            let mut whole = self.tokenizer.clone();
-            whole.with_truncation(None).expect("only a stride can be refused");
-            whole
-        })
     }
 }
 
