@@ -3,7 +3,7 @@
 use crate::graph::{Problem, problem};
 
 /// An axis of an array of this rank.
-pub(super) fn axis(axis: i64, rank: usize) -> Result<usize, Problem> {
+pub(crate) fn axis(axis: i64, rank: usize) -> Result<usize, Problem> {
     match index(axis, rank) {
         Some(axis) => Ok(axis),
         None => problem!("axis {axis} is not inside rank {rank}"),
@@ -11,7 +11,7 @@ pub(super) fn axis(axis: i64, rank: usize) -> Result<usize, Problem> {
 }
 
 /// Different axes of an array of this rank, in the order given.
-pub(super) fn axes(axes: &[i64], rank: usize) -> Result<Vec<usize>, Problem> {
+pub(crate) fn axes(axes: &[i64], rank: usize) -> Result<Vec<usize>, Problem> {
     let mut is_seen = vec![false; rank];
     let mut distinct = Vec::with_capacity(axes.len().min(rank));
     for &given in axes {

@@ -5,7 +5,7 @@
 //! <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>.
 
 pub(crate) mod attention;
-mod axes;
+pub(crate) mod axes;
 mod broadcast;
 mod control;
 pub(crate) mod elementwise;

@@ -4,10 +4,14 @@
 
 use std::fmt;
 
-use super::{Packer, Reason, batch_size, seq_len};
+use super::{Packer, Reason, axes, batch_size, seq_len};
 use crate::graph::{Array, DataType, Dim, Info, Node, Operands, Operator, Problem, ValueId, problem};
-use crate::ops::fused::{CumSumSequences, FirstTokens, ReduceSequences, Reduction};
+use crate::ops;
+use crate::ops::fused::{CumSumSequences, FirstTokens, LayerNorm, ReduceSequences, Reduction};
 use crate::ops::indexing::CumSum;
+use crate::ops::microsoft::SkipLayerNormalization;
+use crate::ops::quantized::{DequantizeLinear, QuantizeLinear};
+use crate::ops::reduction::reduce::{self, Reduce};
 
 /// How a packed value lies, compared with the padded one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +39,30 @@ impl fmt::Display for Layout {
     }
 }
 
-const TOKENS: Layout = Layout::Tokens { is_broadcast: false };
+impl Layout {
+    /// Dimensions that go over tokens or sequences: the first ones.
+    pub(super) fn num_axes(self) -> usize {
+        match self {
+            Self::Constant => 0,
+            Self::Tokens { .. } => 2,
+            Self::Flat | Self::Sequences { .. } => 1,
+        }
+    }
+
+    fn is_broadcast(self) -> bool {
+        matches!(self, Self::Tokens { is_broadcast: true } | Self::Sequences { is_broadcast: true })
+    }
+
+    fn with_broadcast(self, is_broadcast: bool) -> Self {
+        match self {
+            Self::Tokens { .. } => Self::Tokens { is_broadcast },
+            Self::Sequences { .. } => Self::Sequences { is_broadcast },
+            other => other,
+        }
+    }
+}
+
+pub(super) const TOKENS: Layout = Layout::Tokens { is_broadcast: false };
 const SEQUENCES: Layout = Layout::Sequences { is_broadcast: false };
 
 /// Operators whose outputs' elements each depend on the inputs' elements at the same place.
@@ -102,155 +129,57 @@ const ELEMENTWISE: &[&str] = &[
     "BiasAdd",
 ];
 
-/// Operators whose outputs' rows each depend on the inputs' row at the same place, where rows are last dimensions.
-const ROWWISE: &[&str] = &[
+/// Operators that normalise along axes that their attributes name; further inputs are parameters.
+const NORMALISATIONS: &[&str] = &[
+    "Hardmax",
     "LayerNorm",
-    "Linear",
-    "Mlp",
     "LayerNormalization",
-    "SimplifiedLayerNormalization",
+    "LogSoftmax",
+    "LpNormalization",
+    "MeanVarianceNormalization",
     "RMSNormalization",
+    "SimplifiedLayerNormalization",
     "SkipLayerNormalization",
     "SkipSimplifiedLayerNormalization",
-    "MatMul",
-    "LpNormalization",
-    "MatMulNBits",
+    "Softmax",
 ];
 
-const REDUCTIONS: &[&str] =
-    &["ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceL1", "ReduceSumSquare"];
+/// Operators that multiply each row of the first input, of its last dimension, with matrices.
+const PRODUCTS: &[&str] = &["Linear", "MatMul", "MatMulNBits", "Mlp"];
 
 /// Operators that keep all elements in order.
 const RESHAPING: &[&str] = &["Reshape", "Unsqueeze", "Squeeze", "Flatten"];
 
-/// The packed values of a node's outputs, if it is one of those with several that can be packed.
-pub(super) fn pack_parts(packer: &mut Packer, node: &Node) -> Option<Result<Vec<(ValueId, Layout)>, Reason>> {
-    (node.operator.name() == "Split").then(|| {
-        let (x, layout) = packer.packed(input(node, 0)?)?;
-        check_last_axis(packer, node, layout)?;
-        let mut inputs = vec![Some(x)];
-        for id in node.inputs[1..].iter().flatten() {
-            constant_ints(packer, *id)?;
-            inputs.push(Some(packer.packed(*id)?.0));
-        }
-        Ok(packer.copy_all(node, inputs).into_iter().map(|id| (id, layout)).collect())
-    })
-}
+/// A packed value and how it lies.
+pub(super) type Packed = (ValueId, Layout);
 
-/// Slices and concatenations of rows.
-fn last_axis(packer: &mut Packer, node: &Node) -> Result<(ValueId, Layout), Reason> {
-    let (mut inputs, mut layout) = (Vec::new(), None);
-    for id in &node.inputs {
-        let Some(id) = *id else {
-            inputs.push(None);
-            continue;
-        };
-        let (packed, own) = packer.packed(id)?;
-        inputs.push(Some(packed));
-        match layout {
-            _ if own == Layout::Constant && node.operator.name() == "Slice" => {}
-            None => layout = Some(own),
-            Some(layout) if layout == own => {}
-            Some(layout) => return Err(format!("an input is {layout}, another is {own}").into()),
-        }
-    }
-    let layout = layout.ok_or("it depends on no token")?;
-    check_last_axis(packer, node, layout)?;
-    if node.operator.name() == "Slice" {
-        // Slices of other axes could keep sizes and turn the order around.
-        let rank = packer.shape(input(node, 0)?).map_or(0, <[Dim]>::len) as i64;
-        let axes = constant_ints(packer, input(node, 3)?)?;
-        if axes.iter().any(|axis| *axis != -1 && *axis != rank - 1) {
-            return Err("it slices across tokens".into());
-        }
-    }
-    Ok((packer.copy(node, inputs), layout))
-}
-
-/// Whether all dimensions but the last stay as they are.
-fn check_last_axis(packer: &Packer, node: &Node, layout: Layout) -> Result<(), Reason> {
-    let own = match layout {
-        TOKENS => 2,
-        Layout::Flat | SEQUENCES => 1,
-        other => return Err(format!("an input is {other}").into()),
-    };
-    let from = packer.shape(input(node, 0)?).ok_or("its input's shape is not known")?;
-    for id in node.outputs.iter().flatten() {
-        let to = packer.shape(*id).ok_or("its output's shape is not known")?;
-        let rest = from.len().saturating_sub(1);
-        if from.len() <= own || to.len() != from.len() || to[..rest] != from[..rest] {
-            return Err("it goes across tokens".into());
-        }
-    }
-    Ok(())
-}
-
-/// Elements by index of a value all of whose elements are equal: token types of files that have none.
-fn gather_equal(packer: &mut Packer, node: &Node) -> Result<(ValueId, Layout), Reason> {
-    let (data, index) = (input(node, 0)?, input(node, 1)?);
-    if packer.depends[data.index()] & !super::depends::SIZES != 0 {
-        return Err("it gathers from tokens".into());
-    }
-    let array = match packer.graph.constant(data) {
-        Some(constant) => constant.array(),
-        None => super::evaluate::evaluate(packer.graph, packer.infos, data, [1, 3], None, &[])?,
-    };
-    let values = array.to_ints().map_err(|problem| problem.to_string())?;
-    let value = *values.first().ok_or("it gathers from nothing")?;
-    let (rows, layout) = packer.packed(index)?;
-    if layout != TOKENS || values.iter().any(|other| *other != value) {
-        return Err("it gathers elements that differ".into());
-    }
-    Ok((packer.add(node, Fill { dtype: array.dtype(), value }, &[rows]), TOKENS))
-}
-
-/// The packed value of a node's first output, or why there is none.
-pub(super) fn pack_node(packer: &mut Packer, node: &Node) -> Result<(ValueId, Layout), Reason> {
+/// The packed values of a node's outputs, or why there are none. Outputs behind those given are not packed.
+pub(super) fn pack_node(packer: &mut Packer, node: &Node) -> Result<Vec<Packed>, Reason> {
     let name = node.operator.name();
-    if ELEMENTWISE.contains(&name) || ROWWISE.contains(&name) {
-        return same_place(packer, node, ROWWISE.contains(&name));
+    let one = |packed: Packed| vec![packed];
+    if ELEMENTWISE.contains(&name) {
+        return same_place(packer, node);
+    }
+    if NORMALISATIONS.contains(&name) {
+        return normalise(packer, node);
+    }
+    if PRODUCTS.contains(&name) {
+        return product(packer, node);
     }
     if RESHAPING.contains(&name) {
-        return reshape(packer, node);
+        return reshape(packer, node).map(one);
     }
-    if REDUCTIONS.contains(&name) || name == "Softmax" {
+    if node.operator::<Reduce>().is_some() {
         return reduce(packer, node);
     }
     match name {
-        "Slice" | "Concat" => last_axis(packer, node),
-        "GatherElements" => gather_equal(packer, node),
-        // With a scale for all elements.
-        "QuantizeLinear" | "DequantizeLinear"
-            if node.inputs[1..]
-                .iter()
-                .flatten()
-                .all(|id| packer.graph.constant(*id).is_some_and(|constant| constant.shape().is_empty())) =>
-        {
-            same_place(packer, node, false)
-        }
+        "Slice" | "Split" => cut(packer, node, 1),
+        "Concat" => cut(packer, node, node.inputs.len()),
         "Gather" => gather(packer, node),
-        "Expand" => {
-            let (id, output) = (input(node, 0)?, node.output().ok_or("it has no output")?);
-            let (x, layout) = packer.packed(id)?;
-            if packer.shape(id) == packer.shape(output) {
-                return Ok((x, layout));
-            }
-            match layout {
-                Layout::Tokens { .. } => Ok((x, Layout::Tokens { is_broadcast: true })),
-                Layout::Sequences { .. } => Ok((x, Layout::Sequences { is_broadcast: true })),
-                other => Err(format!("its input is {other}").into()),
-            }
-        }
-        "CumSum" => {
-            let (x, layout) = packer.packed(input(node, 0)?)?;
-            let axis = constant_ints(packer, input(node, 1)?)?;
-            let is_plain = node.operator::<CumSum>().is_some_and(|sums| !sums.exclusive && !sums.reverse);
-            if layout != TOKENS || !is_plain || !matches!(axis[..], [1]) {
-                return Err("running sums of another kind than along each sequence".into());
-            }
-            let cu_seqlens = packer.cu_seqlens;
-            Ok((packer.add(node, CumSumSequences, &[x, cu_seqlens]), TOKENS))
-        }
+        "GatherElements" => gather_equal(packer, node).map(one),
+        "QuantizeLinear" | "DequantizeLinear" => quantize(packer, node),
+        "Expand" => expand(packer, node).map(one),
+        "CumSum" => running_sums(packer, node).map(one),
         _ => Err("this operator may look across tokens".into()),
     }
 }
@@ -259,105 +188,138 @@ fn input(node: &Node, index: usize) -> Result<ValueId, String> {
     node.input(index).ok_or_else(|| format!("input {index} is missing"))
 }
 
-fn constant_ints(packer: &Packer, id: ValueId) -> Result<Vec<i64>, String> {
-    let constant = packer.graph.constant(id).ok_or("an input is no constant")?;
-    constant.array().to_ints().map_err(|problem| problem.to_string())
+fn output(node: &Node) -> Result<ValueId, String> {
+    node.output().ok_or_else(|| "it has no output".to_owned())
 }
 
-/// Elementwise and rowwise operators.
-fn same_place(packer: &mut Packer, node: &Node, is_rowwise: bool) -> Result<(ValueId, Layout), Reason> {
-    let output = node.output().ok_or("it has no output")?;
-    let rank = packer.shape(output).map(<[Dim]>::len).ok_or("its output's shape is not known")?;
-    let mut inputs = Vec::new();
-    let mut layout = Layout::Constant;
-    let mut is_broadcast = false;
-    for (index, id) in node.inputs.iter().enumerate() {
+fn known_shape<'a>(packer: &Packer<'a>, id: ValueId) -> Result<&'a [Dim], String> {
+    packer.shape(id).ok_or_else(|| format!("the shape of `{}` is not known", packer.graph.value(id).name))
+}
+
+/// Whether a value of this shape has the dimensions that its layout says it has.
+pub(super) fn is_in_place(shape: &[Dim], layout: Layout) -> bool {
+    match (layout, shape) {
+        (Layout::Constant, _) => true,
+        (Layout::Tokens { .. }, [batch, seq, ..]) => *batch == batch_size() && *seq == seq_len(),
+        (Layout::Flat, [tokens, ..]) => *tokens == batch_size().times(&seq_len()),
+        (Layout::Sequences { .. }, [batch, ..]) => *batch == batch_size(),
+        _ => false,
+    }
+}
+
+/// Whether it is a row for each position, the same for all sequences.
+fn is_by_position(shape: &[Dim]) -> bool {
+    matches!(shape, [one, seq, ..] if one.is(1) && (*seq == seq_len() || seq.is_limited(&seq_len())))
+}
+
+/// Operators whose outputs' elements each depend on the inputs' elements at the same place.
+fn same_place(packer: &mut Packer, node: &Node) -> Result<Vec<Packed>, Reason> {
+    let shape_of_output = known_shape(packer, output(node)?)?;
+    let rank = shape_of_output.len();
+    let (mut inputs, mut constants) = (Vec::new(), Vec::new());
+    let (mut layout, mut is_broadcast, mut is_full) = (Layout::Constant, false, false);
+    for id in &node.inputs {
         let Some(id) = *id else {
             inputs.push(None);
             continue;
         };
-        let (packed, input_layout) = packer.packed(id)?;
+        let (packed, own) = packer.packed(id)?;
         inputs.push(Some(packed));
-        let shape = packer.shape(id).ok_or("an input's shape is not known")?;
-        if input_layout == Layout::Constant {
-            // Nothing is broadcast along tokens or sequences but what is the same for all of them.
-            let own = if is_rowwise && index > 0 { 0 } else { own_dimensions(packer, node) };
-            let leading = own.min((shape.len() + own).saturating_sub(rank));
-            if !is_rowwise && !shape[..leading].iter().all(|dim| dim.is(1)) {
-                return Err("a constant differs from token to token".into());
-            }
+        let shape = known_shape(packer, id)?;
+        if own == Layout::Constant {
+            constants.push(shape);
             continue;
         }
-        if is_rowwise && index > 0 && node.operator.name() == "MatMul" {
-            return Err("both factors depend on tokens".into());
+        if layout != Layout::Constant && std::mem::discriminant(&layout) != std::mem::discriminant(&own) {
+            return Err(format!("an input is {layout}, another is {own}").into());
         }
-        is_broadcast |= matches!(
-            input_layout,
-            Layout::Tokens { is_broadcast: true } | Layout::Sequences { is_broadcast: true }
-        );
-        let kind = std::mem::discriminant(&input_layout);
-        if layout != Layout::Constant && std::mem::discriminant(&layout) != kind {
-            return Err(format!("an input is {layout}, another is {input_layout}").into());
-        }
-        if shape.len() != rank && input_layout != Layout::Constant {
+        if shape.len() != rank {
             return Err("inputs that depend on tokens have different ranks".into());
         }
-        let least = match input_layout {
-            Layout::Tokens { .. } => 2,
-            _ => 1,
-        };
-        if rank < least + usize::from(is_rowwise) {
-            return Err("rows go across tokens".into());
+        if !is_in_place(shape, own) && !(own == TOKENS && is_by_position(shape)) {
+            return Err(format!("an input of shape {shape:?} is {own}").into());
         }
-        layout = input_layout;
+        is_broadcast |= own.is_broadcast();
+        // Where one input is expanded and another is not, the result is as large as it should be.
+        is_full |= !own.is_broadcast() && shape == shape_of_output;
+        layout = own;
     }
-    if is_rowwise && is_broadcast {
+    // Nothing is broadcast along tokens or sequences but what is the same for all of them.
+    let own = layout.num_axes();
+    for shape in constants {
+        let leading = own.min((shape.len() + own).saturating_sub(rank));
+        if shape.len() > rank || !shape[..leading].iter().all(|dim| dim.is(1)) {
+            return Err("a constant differs from token to token".into());
+        }
+    }
+    let layout = layout.with_broadcast(is_broadcast && !is_full);
+    Ok(packer.copy_all(node, inputs, layout))
+}
+
+/// Checks that a node looks along no axis of tokens or sequences of its input, which has this layout.
+fn check_axes(packer: &Packer, node: &Node, layout: Layout) -> Result<(), Reason> {
+    let rank = known_shape(packer, input(node, 0)?)?.len();
+    if layout.is_broadcast() {
         return Err("rows are not expanded".into());
     }
-    let layout = match layout {
-        Layout::Tokens { .. } => Layout::Tokens { is_broadcast },
-        Layout::Sequences { .. } => Layout::Sequences { is_broadcast },
-        other => other,
-    };
-    // Where one input is expanded and another is not, the result is as large as it should be.
-    let layout = match layout {
-        Layout::Tokens { is_broadcast: true } if has_full_input(packer, node)? => TOKENS,
-        Layout::Sequences { is_broadcast: true } if has_full_input(packer, node)? => SEQUENCES,
-        other => other,
-    };
-    Ok((packer.copy(node, inputs), layout))
+    if axes::along(packer, node, rank)?.iter().any(|axis| *axis < layout.num_axes()) {
+        return Err("it goes across tokens".into());
+    }
+    Ok(())
 }
 
-/// Whether an input that is not [broadcast](Layout::Tokens) has the shape of the output.
-fn has_full_input(packer: &mut Packer, node: &Node) -> Result<bool, Reason> {
-    let output = packer.shape(node.output().ok_or("it has no output")?).map(<[Dim]>::to_vec);
-    for id in node.inputs.iter().flatten() {
-        let (_, layout) = packer.packed(*id)?;
-        if matches!(layout, TOKENS | SEQUENCES) && packer.shape(*id).map(<[Dim]>::to_vec) == output {
-            return Ok(true);
+fn normalise(packer: &mut Packer, node: &Node) -> Result<Vec<Packed>, Reason> {
+    let (_, layout) = packer.packed(input(node, 0)?)?;
+    check_axes(packer, node, layout)?;
+    // These normalise sums.
+    let is_sum =
+        node.operator::<LayerNorm>().is_some() || node.operator::<SkipLayerNormalization>().is_some();
+    for id in node.inputs[1..].iter().flatten() {
+        let (_, own) = packer.packed(*id)?;
+        if own != Layout::Constant && (!is_sum || own.is_broadcast()) {
+            return Err(format!("a parameter is {own}").into());
         }
     }
-    Ok(false)
+    same_place(packer, node)
 }
 
-/// Dimensions over tokens or sequences that the values of a node have.
-fn own_dimensions(packer: &mut Packer, node: &Node) -> usize {
-    let mut most = 0;
-    for id in node.inputs.iter().flatten() {
-        let own = match packer.packed(*id) {
-            Ok((_, Layout::Tokens { .. })) => 2,
-            Ok((_, Layout::Flat | Layout::Sequences { .. })) => 1,
-            _ => 0,
-        };
-        most = most.max(own);
-    }
-    most
-}
-
-fn reshape(packer: &mut Packer, node: &Node) -> Result<(ValueId, Layout), Reason> {
-    let (id, output) = (input(node, 0)?, node.output().ok_or("it has no output")?);
+fn product(packer: &mut Packer, node: &Node) -> Result<Vec<Packed>, Reason> {
+    let id = input(node, 0)?;
     let (x, layout) = packer.packed(id)?;
-    let shape = packer.shape(output).ok_or("its output's shape is not known")?;
+    let shape = known_shape(packer, id)?;
+    if layout == Layout::Constant || layout.is_broadcast() {
+        return Err(format!("its rows are {layout}").into());
+    }
+    if shape.len() <= layout.num_axes() {
+        return Err("rows go across tokens".into());
+    }
+    let mut inputs = vec![Some(x)];
+    for id in &node.inputs[1..] {
+        let Some(id) = *id else {
+            inputs.push(None);
+            continue;
+        };
+        let (packed, own) = packer.packed(id)?;
+        if own != Layout::Constant {
+            return Err("both factors depend on tokens".into());
+        }
+        inputs.push(Some(packed));
+        let factor = known_shape(packer, id)?;
+        let leading = factor.len().saturating_sub(2);
+        let of_tokens = leading.min((factor.len() + layout.num_axes()).saturating_sub(shape.len()));
+        if node.operator.name() == "MatMul"
+            && (factor.len() > shape.len() || !factor[..of_tokens].iter().all(|dim| dim.is(1)))
+        {
+            return Err("a constant differs from token to token".into());
+        }
+    }
+    Ok(packer.copy_all(node, inputs, layout))
+}
+
+fn reshape(packer: &mut Packer, node: &Node) -> Result<Packed, Reason> {
+    let id = input(node, 0)?;
+    let (x, layout) = packer.packed(id)?;
+    let shape = known_shape(packer, output(node)?)?;
     let sizes = |rest: &[Dim]| -> Result<Vec<i64>, String> {
         rest.iter().map(|dim| dim.known().ok_or_else(|| format!("a shape of {shape:?}"))).collect()
     };
@@ -371,94 +333,164 @@ fn reshape(packer: &mut Packer, node: &Node) -> Result<(ValueId, Layout), Reason
         (SEQUENCES, [batch, rest @ ..]) if *batch == batch_size() => {
             ([vec![-1], sizes(rest)?].concat(), SEQUENCES)
         }
-        (Layout::Sequences { is_broadcast: true }, [batch, ..]) if *batch == batch_size() => {
-            return Err("what is reshaped is not expanded".into());
-        }
+        (layout, _) if layout.is_broadcast() => return Err("what is reshaped is not expanded".into()),
         (layout, _) => return Err(format!("from {layout} to {shape:?}").into()),
     };
     let to = packer.constant(Array::vector(to));
     Ok((packer.add(node, Reshape, &[x, to]), layout))
 }
 
-/// Reductions and softmax.
-fn reduce(packer: &mut Packer, node: &Node) -> Result<(ValueId, Layout), Reason> {
-    let (id, output) = (input(node, 0)?, node.output().ok_or("it has no output")?);
+fn expand(packer: &mut Packer, node: &Node) -> Result<Packed, Reason> {
+    let id = input(node, 0)?;
     let (x, layout) = packer.packed(id)?;
-    let (from, to) = (
-        packer.shape(id).ok_or("its input's shape is not known")?,
-        packer.shape(output).ok_or("its output's shape is not known")?,
-    );
-    let own = match layout {
-        Layout::Tokens { .. } => 2,
-        Layout::Sequences { .. } => 1,
-        other => return Err(format!("its input is {other}").into()),
-    };
-    let axes: Vec<Option<ValueId>> = node.inputs[1..]
-        .iter()
-        .map(|id| id.map(|id| packer.packed(id)).transpose())
-        .map(|id| Ok(id?.map(|(id, _)| id)))
-        .collect::<Result<_, Reason>>()?;
-    let keeps_tokens = to.len() >= own && from.len() > own && to[..own] == from[..own];
-    if keeps_tokens && !(to == from && node.operator.name() != "Softmax") {
-        // The axes are among the last ones: those of tokens are as they were.
-        if matches!(layout, TOKENS | SEQUENCES) {
-            return Ok((packer.copy(node, [vec![Some(x)], axes].concat()), layout));
-        }
-        return Err("what is reduced is not expanded".into());
+    let (from, to) = (known_shape(packer, id)?, known_shape(packer, output(node)?)?);
+    if from == to {
+        return Ok((x, layout));
     }
-    let reduction = match node.operator.name() {
-        "ReduceSum" => Reduction::Sum,
-        "ReduceMean" => Reduction::Mean,
-        "ReduceMax" => Reduction::Max,
-        _ => return Err("it goes across tokens".into()),
-    };
-    let [batch, seq, rest @ ..] = from else {
-        return Err("it goes across tokens".into());
-    };
-    let without = [std::slice::from_ref(batch), rest].concat();
-    let kept = [&[batch.clone(), 1i64.into()], rest].concat();
-    let keep_axis = match to {
-        to if *seq == seq_len() && to == without => false,
-        to if *seq == seq_len() && to == kept => true,
-        _ => return Err(format!("a reduction of {from:?} to {to:?}").into()),
-    };
-    let Layout::Tokens { is_broadcast } = layout else {
-        return Err("it goes across sequences".into());
-    };
-    let cu_seqlens = packer.cu_seqlens;
-    let reduced = packer.add(node, ReduceSequences { reduction, keep_axis }, &[x, cu_seqlens]);
-    Ok((reduced, Layout::Sequences { is_broadcast }))
+    // What is put before dimensions would move them.
+    if from.len() != to.len() || matches!(layout, Layout::Constant | Layout::Flat) {
+        return Err(format!("from {from:?} to {to:?}").into());
+    }
+    Ok((x, layout.with_broadcast(true)))
 }
 
-fn gather(packer: &mut Packer, node: &Node) -> Result<(ValueId, Layout), Reason> {
+/// A node that looks along axes of its first inputs that are not those of tokens; further inputs are constants.
+fn cut(packer: &mut Packer, node: &Node, num_parts: usize) -> Result<Vec<Packed>, Reason> {
+    let (_, layout) = packer.packed(input(node, 0)?)?;
+    check_axes(packer, node, layout)?;
+    copy_parts(packer, node, num_parts)
+}
+
+/// A node whose first inputs lie alike, and whose further inputs are constants.
+fn copy_parts(packer: &mut Packer, node: &Node, num_parts: usize) -> Result<Vec<Packed>, Reason> {
+    let (mut inputs, mut layout) = (Vec::new(), None);
+    for (index, id) in node.inputs.iter().enumerate() {
+        let Some(id) = *id else {
+            inputs.push(None);
+            continue;
+        };
+        let (packed, own) = packer.packed(id)?;
+        inputs.push(Some(packed));
+        if index >= num_parts {
+            if own != Layout::Constant {
+                return Err(format!("input {index} is no constant").into());
+            }
+        } else if own == Layout::Constant || layout.is_some_and(|layout| layout != own) {
+            return Err("of values that lie in different ways".into());
+        } else {
+            layout = Some(own);
+        }
+    }
+    let layout = layout.ok_or("it depends on no token")?;
+    Ok(packer.copy_all(node, inputs, layout))
+}
+
+/// Reductions.
+fn reduce(packer: &mut Packer, node: &Node) -> Result<Vec<Packed>, Reason> {
+    let id = input(node, 0)?;
+    let (x, layout) = packer.packed(id)?;
+    let from = known_shape(packer, id)?;
+    let reduce: &Reduce = node.operator().ok_or("it is no reduction")?;
+    if axes::along(packer, node, from.len())? != [1] || layout.num_axes() != 2 {
+        return cut(packer, node, 1);
+    }
+    let reduction = match reduce.reduction {
+        reduce::Reduction::Sum => Reduction::Sum,
+        reduce::Reduction::Mean => Reduction::Mean,
+        reduce::Reduction::Max => Reduction::Max,
+        _ => return Err("it goes across tokens".into()),
+    };
+    if !is_in_place(from, layout) {
+        return Err(format!("a reduction of {from:?}").into());
+    }
+    let dtype = packer.dtype(id);
+    if !matches!(dtype, DataType::F32 | DataType::I32 | DataType::I64) {
+        return Err(format!("tokens of {dtype} are not reduced").into());
+    }
+    let cu_seqlens = packer.cu_seqlens;
+    let operator = ReduceSequences { reduction, keep_axis: reduce.keepdims };
+    let reduced = packer.add(node, operator, &[x, cu_seqlens]);
+    Ok(vec![(reduced, Layout::Sequences { is_broadcast: layout.is_broadcast() })])
+}
+
+fn gather(packer: &mut Packer, node: &Node) -> Result<Vec<Packed>, Reason> {
     let (data, index) = (input(node, 0)?, input(node, 1)?);
-    let output =
-        packer.shape(node.output().ok_or("it has no output")?).ok_or("its output's shape is not known")?;
-    if let Some(table) = packer.graph.constant(data) {
+    let shape = known_shape(packer, data)?;
+    let axis = axes::along(packer, node, shape.len())?;
+    if packer.graph.constant(data).is_some() {
         let (rows, layout) = packer.packed(index)?;
-        let index_shape = packer.shape(index).ok_or("its index's shape is not known")?;
-        let expected: Vec<Dim> =
-            index_shape.iter().cloned().chain(table.shape()[1..].iter().map(|size| (*size).into())).collect();
-        if layout != TOKENS || output != expected {
+        if layout != TOKENS || axis != [0] {
             return Err("rows of a table by something else than tokens".into());
         }
         let (table, _) = packer.packed(data)?;
-        return Ok((packer.copy(node, vec![Some(table), Some(rows)]), TOKENS));
+        return Ok(packer.copy_all(node, vec![Some(table), Some(rows)], TOKENS));
+    }
+    if axis != [1] {
+        return cut(packer, node, 1);
     }
     let (x, layout) = packer.packed(data)?;
-    let shape = packer.shape(data).ok_or("its input's shape is not known")?;
     let is_first = packer.graph.constant(index).is_some_and(|index| index.shape().is_empty())
-        && constant_ints(packer, index)? == [0];
-    match shape {
-        [batch, seq, rest @ ..] if layout == TOKENS && *seq == seq_len() && is_first => {
-            if output != [std::slice::from_ref(batch), rest].concat() {
-                return Err("it takes something else than the first tokens".into());
-            }
-            let cu_seqlens = packer.cu_seqlens;
-            Ok((packer.add(node, FirstTokens, &[x, cu_seqlens]), SEQUENCES))
-        }
-        _ => Err("it takes something else than the first tokens".into()),
+        && axes::constant_ints(packer, index)? == [0];
+    if layout != TOKENS || !is_first || !is_in_place(shape, layout) {
+        return Err("it takes something else than the first tokens".into());
     }
+    let cu_seqlens = packer.cu_seqlens;
+    Ok(vec![(packer.add(node, FirstTokens, &[x, cu_seqlens]), SEQUENCES)])
+}
+
+/// Elements by index of a value all of whose elements are equal: token types of files that have none.
+fn gather_equal(packer: &mut Packer, node: &Node) -> Result<Packed, Reason> {
+    let (data, index) = (input(node, 0)?, input(node, 1)?);
+    if packer.depends[data.index()] & !super::depends::SIZES != 0 {
+        return Err("it gathers from tokens".into());
+    }
+    let array = match packer.graph.constant(data) {
+        Some(constant) => constant.array(),
+        // All rows that there are.
+        None => super::positions::table(packer.graph, packer.infos, data)?,
+    };
+    let values = array.to_ints().map_err(|problem| problem.to_string())?;
+    let value = *values.first().ok_or("it gathers from nothing")?;
+    let (rows, layout) = packer.packed(index)?;
+    if layout != TOKENS || values.iter().any(|other| *other != value) {
+        return Err("it gathers elements that differ".into());
+    }
+    Ok((packer.add(node, Fill { dtype: array.dtype(), value }, &[rows]), TOKENS))
+}
+
+/// To integers and back, with a scale for all elements or for each index on an axis that is not of tokens.
+fn quantize(packer: &mut Packer, node: &Node) -> Result<Vec<Packed>, Reason> {
+    let (_, layout) = packer.packed(input(node, 0)?)?;
+    let granularity = match (node.operator::<QuantizeLinear>(), node.operator::<DequantizeLinear>()) {
+        (Some(QuantizeLinear { granularity, .. }), _) | (_, Some(DequantizeLinear { granularity, .. })) => {
+            *granularity
+        }
+        _ => return Err("this operator may look across tokens".into()),
+    };
+    let rank = known_shape(packer, input(node, 0)?)?.len();
+    let scale = packer.graph.constant(input(node, 1)?).ok_or("its scale is no constant")?.shape();
+    let is_of_all = scale.is_empty() || scale == [1];
+    if granularity.block_size != 0 || !is_of_all {
+        let axis = ops::axes::axis(granularity.axis, rank).map_err(|problem| problem.to_string())?;
+        if granularity.block_size != 0 || axis < layout.num_axes() || layout.is_broadcast() {
+            return Err("scales differ from token to token".into());
+        }
+    }
+    copy_parts(packer, node, 1)
+}
+
+fn running_sums(packer: &mut Packer, node: &Node) -> Result<Packed, Reason> {
+    let id = input(node, 0)?;
+    let (x, layout) = packer.packed(id)?;
+    let axis = axes::constant_ints(packer, input(node, 1)?)?;
+    let is_plain = node.operator::<CumSum>().is_some_and(|sums| !sums.exclusive && !sums.reverse);
+    let is_of_ints = matches!(packer.dtype(id), DataType::I32 | DataType::I64);
+    let rank = known_shape(packer, id)?.len();
+    if layout != TOKENS || !is_plain || !is_of_ints || rank != 2 || !matches!(axis[..], [1 | -1]) {
+        return Err("running sums of another kind than along each sequence".into());
+    }
+    let cu_seqlens = packer.cu_seqlens;
+    Ok((packer.add(node, CumSumSequences, &[x, cu_seqlens]), TOKENS))
 }
 
 /// Reshapes with a constant shape.

@@ -11,16 +11,19 @@
 //! inputs, and its result compared with what attention or a padding mask mean.
 
 mod attention;
+mod axes;
 mod evaluate;
 mod layout;
 mod mask;
 mod positions;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use self::attention::AttentionCore;
-use self::layout::Layout;
+use self::layout::{Layout, Packed};
 use crate::Precision;
 use crate::graph::{Array, Dim, Graph, Info, Infos, Node, Operator, Problem, ValueId};
 use crate::ops::fused::{Linear, PackedAttention, RotaryTable, RowsByPosition, WeightLayout};
@@ -236,30 +239,29 @@ impl<'a> Packer<'a> {
         if self.depends[output.index()] & !depends::SIZES == 0 {
             return;
         }
-        if let Some(parts) = layout::pack_parts(self, node) {
-            let parts = parts.map_err(|reason| reason.at(node));
-            for (index, id) in node.outputs.iter().enumerate() {
-                if let Some(id) = id {
-                    self.values.insert(*id, parts.clone().map(|parts| parts[index]));
-                }
-            }
-            return;
-        }
-        let result = match attention::find(self, node) {
-            Some(Ok(core)) => self.attention(node, core),
+        let results = match attention::find(self, node) {
+            Some(Ok(core)) => self.attention(node, core).map(|packed| vec![packed]),
             Some(Err(reason)) => Err(format!("attention: {reason}").into()),
             None => layout::pack_node(self, node),
         };
-        let result = result.map_err(|reason| reason.at(node));
         for (index, id) in node.outputs.iter().enumerate() {
-            if let Some(id) = id {
-                let result = if index == 0 {
-                    result.clone()
-                } else {
-                    Err(Reason::from("a further output is read").at(node))
-                };
-                self.values.insert(*id, result);
-            }
+            let Some(id) = *id else {
+                continue;
+            };
+            let result = match &results {
+                Ok(packed) => self.in_place(id, packed.get(index).copied()),
+                Err(reason) => Err(reason.clone()),
+            };
+            self.values.insert(id, result.map_err(|reason| reason.at(node)));
+        }
+    }
+
+    /// The packed value of `id`, whose shape must be what its layout says.
+    fn in_place(&self, id: ValueId, packed: Option<Packed>) -> Result<Packed, Reason> {
+        let (packed, layout) = packed.ok_or("a further output is read")?;
+        match self.shape(id) {
+            Some(shape) if layout::is_in_place(shape, layout) => Ok((packed, layout)),
+            shape => Err(format!("its output of shape {shape:?} is {layout}").into()),
         }
     }
 
@@ -355,29 +357,17 @@ impl<'a> Packer<'a> {
         Some(output)
     }
 
-    /// A node like `node` with packed inputs.
-    fn copy(&mut self, node: &Node, inputs: Vec<Option<ValueId>>) -> ValueId {
-        let output = self.packed.add_value(&node.name);
-        let outputs = vec![Some(output)];
-        self.packed.nodes.push(Node {
-            name: node.name.clone(),
-            operator: node.operator.clone(),
-            inputs,
-            outputs,
-        });
-        output
-    }
-
-    /// [`copy`](Self::copy) of a node with several outputs.
-    fn copy_all(&mut self, node: &Node, inputs: Vec<Option<ValueId>>) -> Vec<ValueId> {
+    /// A node like `node` with packed inputs; its outputs have this layout.
+    fn copy_all(&mut self, node: &Node, inputs: Vec<Option<ValueId>>, layout: Layout) -> Vec<Packed> {
         let outputs: Vec<ValueId> = node.outputs.iter().map(|_| self.packed.add_value(&node.name)).collect();
+        let is_read = node.outputs.iter().map(Option::is_some);
         self.packed.nodes.push(Node {
             name: node.name.clone(),
             operator: node.operator.clone(),
             inputs,
-            outputs: outputs.iter().copied().map(Some).collect(),
+            outputs: outputs.iter().zip(is_read).map(|(id, is_read)| is_read.then_some(*id)).collect(),
         });
-        outputs
+        outputs.into_iter().map(|id| (id, layout)).collect()
     }
 
     fn add(&mut self, node: &Node, operator: impl Operator, inputs: &[ValueId]) -> ValueId {

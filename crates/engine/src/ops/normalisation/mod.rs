@@ -1,6 +1,6 @@
 //! Operators that bring elements to a common mean and size.
 
-pub(super) mod axes;
+pub(crate) mod axes;
 pub(super) mod channels;
 pub(crate) mod rows;
 

@@ -16,7 +16,7 @@ mod pool;
 
 pub(crate) use attention::QAttention;
 pub(crate) use embedding::QEmbedLayerNormalization;
-pub(crate) use linear::DynamicQuantizeLinear;
+pub(crate) use linear::{DequantizeLinear, DynamicQuantizeLinear, QuantizeLinear};
 
 use super::Entry;
 use crate::graph::{Array, DataType, Element, Problem, problem};

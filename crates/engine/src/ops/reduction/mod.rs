@@ -1,8 +1,8 @@
 //! Operators along dimensions: sums, extremes and their places, softmax.
 
 pub(super) mod arg;
-pub(super) mod reduce;
-pub(super) mod softmax;
+pub(crate) mod reduce;
+pub(crate) mod softmax;
 
 use crate::graph::{Problem, problem};
 
