@@ -16,6 +16,8 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 /// Relative to the largest element: summation in another order, no more.
 const TOLERANCE: f32 = 1e-4;
+/// Values between are about 1, and what cancels to less than this is mostly their rounding.
+const SMALLEST_SCALE: f32 = 1e-2;
 
 /// What became of an encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,9 +60,10 @@ fn compare(encoder: &Encoder, texts: &[Vec<u32>]) -> Result<Outcome, TestCaseErr
         let expected: Vec<f32> =
             texts.iter().flat_map(|text| alone(&session, &encoder.inputs, text)).collect();
         prop_assert_eq!(found.len(), expected.len(), "{}", &encoder.text);
-        let largest = expected.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+        let largest = expected.iter().fold(SMALLEST_SCALE, |largest, value| largest.max(value.abs()));
         for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
-            let is_close = (found - expected).abs() <= TOLERANCE * largest || found.to_bits() == expected.to_bits();
+            let is_close =
+                (found - expected).abs() <= TOLERANCE * largest || found.to_bits() == expected.to_bits();
             prop_assert!(
                 is_close || (found.is_nan() && expected.is_nan()),
                 "element {} is {}, expected {}; packed: {}\n{}",
@@ -77,12 +80,12 @@ fn compare(encoder: &Encoder, texts: &[Vec<u32>]) -> Result<Outcome, TestCaseErr
 
 #[test]
 fn what_runs_packed_is_what_each_text_gives_alone() {
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400);
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1000);
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     // The same encoders in every run, unless somebody asks for more of them.
-    let seed = std::env::var("RANDOM_ENCODERS_SEED").ok().and_then(|seed| seed.parse::<u8>().ok()).unwrap_or(7);
-    let mut runner =
-        TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32]));
+    let seed =
+        std::env::var("RANDOM_ENCODERS_SEED").ok().and_then(|seed| seed.parse::<u8>().ok()).unwrap_or(7);
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32]));
     let counts = std::cell::Cell::new([0; 3]);
     let choices = prop::collection::vec(any::<u8>(), 0..60);
     let result = runner.run(&(choices, texts()), |(choices, texts)| {

@@ -84,7 +84,9 @@ impl Maker<'_> {
     }
 
     fn layer(&mut self, x: &str) -> String {
-        match self.choose(21) {
+        // Two thirds of the layers are what encoders are made of, or nothing would run packed.
+        let kind = if self.choose(3) < 2 { self.choose(6) } else { self.choose(21) };
+        match kind {
             0 => self.linear(x, HIDDEN, HIDDEN),
             1 | 2 => {
                 let y = self.attention(x);
@@ -113,7 +115,8 @@ impl Maker<'_> {
             8 => {
                 let axis = [1, 2, -1, 0][usize::from(self.choose(4))];
                 let axis = self.model.ints(&[], &[axis]);
-                let flags = [("exclusive", Int(self.choose(2).into())), ("reverse", Int(self.choose(2).into()))];
+                let flags =
+                    [("exclusive", Int(self.choose(2).into())), ("reverse", Int(self.choose(2).into()))];
                 self.model.node("CumSum", &[x, &axis], &flags)
             }
             9 => self.shifted(x),
@@ -144,7 +147,11 @@ impl Maker<'_> {
             16 => {
                 let turned = self.model.node("Transpose", &[x], &[("perm", Ints(&[1, 0, 2]))]);
                 let y = self.linear(&turned, HIDDEN, HIDDEN);
-                let y = if self.choose(2) == 1 { self.model.node("Softmax", &[&y], &[("axis", Int(0))]) } else { y };
+                let y = if self.choose(2) == 1 {
+                    self.model.node("Softmax", &[&y], &[("axis", Int(0))])
+                } else {
+                    y
+                };
                 self.model.node("Transpose", &[&y], &[("perm", Ints(&[1, 0, 2]))])
             }
             17 => {
@@ -181,7 +188,8 @@ impl Maker<'_> {
 
     /// A reduction to one number of each row, or along some other axis; dimensions are kept.
     fn reduced(&mut self, x: &str, first: usize) -> String {
-        let axes: &[i64] = [&[-1][..], &[1], &[2], &[-2], &[1, 2], &[0], &[-1, 1]][(usize::from(self.choose(7)) + first) % 7];
+        let axes: &[i64] = [&[-1][..], &[1], &[2], &[-2], &[1, 2], &[0], &[-1, 1]]
+            [(usize::from(self.choose(7)) + first) % 7];
         let name = ["ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2"][usize::from(self.choose(4))];
         self.model.node(name, &[x], &[("axes", Ints(axes)), ("keepdims", Int(1))])
     }
@@ -264,7 +272,8 @@ impl Maker<'_> {
     fn reversed(&mut self, x: &str) -> String {
         let axis = [1, 2, -2, -1][usize::from(self.choose(4))];
         let ints = |maker: &mut Self, value| maker.model.ints(&[1], &[value]);
-        let (start, end, axes, step) = (ints(self, -1), ints(self, i64::MIN), ints(self, axis), ints(self, -1));
+        let (start, end, axes, step) =
+            (ints(self, -1), ints(self, i64::MIN), ints(self, axis), ints(self, -1));
         self.model.node("Slice", &[x, &start, &end, &axes, &step], &[])
     }
 
@@ -359,7 +368,8 @@ impl Maker<'_> {
             6 => {
                 let pooled = self.first_token(x, false);
                 let axes: &[i64] = [&[-1][..], &[1], &[0]][usize::from(self.choose(3))];
-                let norm = self.model.node("ReduceL2", &[&pooled], &[("axes", Ints(axes)), ("keepdims", Int(1))]);
+                let norm =
+                    self.model.node("ReduceL2", &[&pooled], &[("axes", Ints(axes)), ("keepdims", Int(1))]);
                 self.model.node("Div", &[&pooled, &norm], &[])
             }
             7 => {
@@ -371,7 +381,8 @@ impl Maker<'_> {
             }
             _ => {
                 let axis = i64::from(self.choose(2));
-                let pooled = self.model.node("ReduceMean", &[x], &[("axes", Ints(&[1])), ("keepdims", Int(0))]);
+                let pooled =
+                    self.model.node("ReduceMean", &[x], &[("axes", Ints(&[1])), ("keepdims", Int(0))]);
                 let pooled = self.model.node("Softmax", &[&pooled], &[("axis", Int(axis))]);
                 self.linear(&pooled, HIDDEN, HIDDEN)
             }

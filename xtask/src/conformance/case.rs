@@ -50,7 +50,13 @@ impl Facts {
         };
         let (rtol, atol) = tolerances.split_once(' ').context("expected two tolerances")?;
         let operator = operators.split(' ').collect::<Vec<_>>().join("+");
-        Ok(Self { operator, rtol: rtol.parse()?, atol: atol.parse()?, kinds: Vec::new(), tolerances: Vec::new() })
+        Ok(Self {
+            operator,
+            rtol: rtol.parse()?,
+            atol: atol.parse()?,
+            kinds: Vec::new(),
+            tolerances: Vec::new(),
+        })
     }
 
     /// The absolute tolerance of an output of a run.
@@ -339,7 +345,10 @@ mod tests {
     fn facts_are_read_from_lines() {
         let facts = Facts::from_lines("com.microsoft.Gelu\n0.0001 2e-05\ntensors\n").unwrap();
         let operator = "com.microsoft.Gelu".to_owned();
-        assert_eq!(facts, Facts { operator, rtol: 1e-4, atol: 2e-5, kinds: Vec::new(), tolerances: Vec::new() });
+        assert_eq!(
+            facts,
+            Facts { operator, rtol: 1e-4, atol: 2e-5, kinds: Vec::new(), tolerances: Vec::new() }
+        );
         for lines in ["", "Gelu\n0.1\ntensors", "Gelu\n0 x\ntensors", "Gelu\n0 0\nsequences", "Gelu\n0 0"] {
             assert!(Facts::from_lines(lines).is_err(), "{lines:?}");
         }

@@ -41,7 +41,11 @@ pub(super) fn main(count: usize, seed: u64, is_blessed: bool) -> Result<()> {
         }
     }
     if failures > 0 {
-        bail!("{failures} of {} graphs are not as ONNX Runtime computes them: {}", cases.len(), failed.display());
+        bail!(
+            "{failures} of {} graphs are not as ONNX Runtime computes them: {}",
+            cases.len(),
+            failed.display()
+        );
     }
     if is_blessed {
         bless(&cases, &folder.with_extension("json"))?;
@@ -49,14 +53,17 @@ pub(super) fn main(count: usize, seed: u64, is_blessed: bool) -> Result<()> {
     Ok(())
 }
 
-/// The committed random graphs.
+/// The committed random graphs, and small ones for each defect that some have found: tests/fixtures/random.
 ///
 /// # Errors
 ///
-/// When the archive cannot be read.
+/// When they cannot be read.
 pub fn random() -> Result<Vec<Case>> {
     let path = archive_path();
-    case::unpack(&std::fs::read(&path).with_context(|| format!("could not read {}", path.display()))?)
+    let archive = std::fs::read(&path).with_context(|| format!("could not read {}", path.display()))?;
+    let mut cases = case::unpack(&archive)?;
+    cases.extend(read_all(&path.with_extension(""))?);
+    Ok(cases)
 }
 
 fn archive_path() -> PathBuf {

@@ -42,7 +42,8 @@ impl Session {
     /// A graph as it was written: nothing is computed or laid out before, nothing is dropped, and every value is kept until
     /// the end. It is what the other sessions are compared with.
     pub fn as_written(graph: Graph) -> Self {
-        let constants = graph.values.iter().map(|value| value.constant.as_ref().map(Constant::array)).collect();
+        let constants =
+            graph.values.iter().map(|value| value.constant.as_ref().map(Constant::array)).collect();
         let last_uses = graph.nodes.iter().map(|node| vec![false; node.inputs.len()]).collect();
         Self { graph, constants, last_uses }
     }
