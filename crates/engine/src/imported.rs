@@ -275,7 +275,7 @@ impl PaddedInputs {
     fn new(graph: &Graph, roles: &Roles) -> Self {
         let input = |id: ValueId| {
             let value = graph.value(id);
-            (value.name.clone(), value.declared.as_ref().map_or(DataType::I64, |info| info.dtype))
+            (value.name.clone(), value.declared_dtype())
         };
         Self {
             token_ids: input(roles.token_ids),
@@ -313,11 +313,7 @@ impl PaddedInputs {
                 continue;
             };
             let shape = [sequences.len(), seq_len];
-            let array = match dtype {
-                DataType::I32 => Array::new(shape, values.iter().map(|value| *value as i32).collect()),
-                _ => Array::new(shape, values),
-            };
-            let array = array
+            let array = Array::from_ints(*dtype, shape, values)
                 .map_err(|problem| Error::GraphInput { input: name.clone(), problem: problem.to_string() })?;
             arrays.push((name.clone(), array));
         }

@@ -316,6 +316,62 @@ impl Array {
         }
     }
 
+    /// An array of a type of numbers, or of truth values, from integers.
+    ///
+    /// # Errors
+    ///
+    /// When `dtype` is of strings or cannot hold one of the integers, or the shape has another number of elements.
+    pub fn from_ints(
+        dtype: DataType,
+        shape: impl Into<Vec<usize>>,
+        values: Vec<i64>,
+    ) -> Result<Self, Problem> {
+        fn convert<T: Element>(
+            shape: Vec<usize>,
+            values: &[i64],
+            convert: impl Fn(i64) -> Option<T>,
+        ) -> Result<Array, Problem> {
+            let one = |value: &i64| {
+                convert(*value).ok_or_else(|| Problem::new(format!("{value} is no value of {}", T::DTYPE)))
+            };
+            Array::new(shape, values.iter().map(one).collect::<Result<_, _>>()?)
+        }
+        macro_rules! narrow {
+            ($type:ty) => {
+                convert(shape.into(), &values, |value| <$type>::try_from(value).ok())
+            };
+        }
+        // What a type of floating-point numbers rounds is another integer.
+        macro_rules! exact {
+            ($from:expr, $to:expr) => {
+                convert(shape.into(), &values, |value| {
+                    let float = $from(value as f64);
+                    ($to(float) == value as f64 && value.unsigned_abs() <= 1 << 53).then_some(float)
+                })
+            };
+        }
+        match dtype {
+            DataType::I64 => Self::new(shape, values),
+            DataType::I8 => narrow!(i8),
+            DataType::I16 => narrow!(i16),
+            DataType::I32 => narrow!(i32),
+            DataType::U8 => narrow!(u8),
+            DataType::U16 => narrow!(u16),
+            DataType::U32 => narrow!(u32),
+            DataType::U64 => narrow!(u64),
+            DataType::Bool => convert(shape.into(), &values, |value| match value {
+                0 => Some(false),
+                1 => Some(true),
+                _ => None,
+            }),
+            DataType::F32 => exact!(|value| value as f32, f64::from),
+            DataType::F64 => exact!(|value: f64| value, |value: f64| value),
+            DataType::F16 => exact!(f16::from_f64, f16::to_f64),
+            DataType::Bf16 => exact!(bf16::from_f64, bf16::to_f64),
+            DataType::String => Err(Problem::new("strings are no integers")),
+        }
+    }
+
     /// Elements of any floating-point type as f32.
     ///
     /// # Errors
@@ -439,6 +495,36 @@ mod tests {
         assert!(element_count(&[usize::MAX, 2, 0]).is_err());
         assert!(Array::full(vec![1 << 20, 1 << 20], 0u8).is_err());
         assert!(Array::new(vec![2], vec![1.0f32]).is_err());
+    }
+
+    #[test]
+    fn integers_become_what_can_hold_them() {
+        let of = |dtype, value| Array::from_ints(dtype, [1], vec![value]);
+        for dtype in [DataType::I8, DataType::U8, DataType::I32, DataType::U64, DataType::I64, DataType::Bool]
+        {
+            let array = of(dtype, 1).unwrap();
+            assert_eq!((array.dtype(), array.to_ints().unwrap()), (dtype, vec![1]));
+        }
+        for dtype in [DataType::F16, DataType::Bf16, DataType::F32, DataType::F64] {
+            assert_eq!(*of(dtype, -3).unwrap().to_floats().unwrap(), [-3.0]);
+        }
+        let too_large = [
+            (DataType::Bool, 2),
+            (DataType::U8, -1),
+            (DataType::U8, 256),
+            (DataType::I32, 1 << 31),
+            (DataType::U64, -1),
+            (DataType::F16, 2049),
+            (DataType::Bf16, 257),
+            (DataType::F32, (1 << 24) + 1),
+            (DataType::F64, (1 << 53) + 1),
+            (DataType::F64, i64::MAX),
+            (DataType::String, 0),
+        ];
+        for (dtype, value) in too_large {
+            assert!(of(dtype, value).is_err(), "{value} as {dtype}");
+        }
+        assert!(Array::from_ints(DataType::I32, [2], vec![1]).is_err());
     }
 
     #[test]

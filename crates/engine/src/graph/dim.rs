@@ -78,6 +78,11 @@ impl Dim {
         self.factor >= 0 && !self.symbols.iter().any(|symbol| symbol.starts_with(SIGNED))
     }
 
+    /// Whether all of its symbols were named by somebody, and none stands for what is unknown.
+    pub fn is_named(&self) -> bool {
+        !self.symbols.iter().any(|symbol| symbol.contains(['?', SIGNED]))
+    }
+
     /// The number, if no symbol is in it.
     pub fn known(&self) -> Option<i64> {
         self.symbols.is_empty().then_some(self.factor)

@@ -173,6 +173,13 @@ impl Graph {
     }
 }
 
+impl Value {
+    /// The type of the elements that the file declares; where it declares none, that of token ids.
+    pub fn declared_dtype(&self) -> DataType {
+        self.declared.as_ref().map_or(DataType::I64, |info| info.dtype)
+    }
+}
+
 impl ValueId {
     /// The value that is added to a graph of this many values.
     pub(crate) fn new(index: usize) -> Self {

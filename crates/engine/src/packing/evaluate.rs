@@ -30,12 +30,12 @@ pub(super) fn evaluate(
     let mut inputs = Vec::new();
     for id in &graph.inputs {
         let value = graph.value(*id);
-        let dtype = value.declared.as_ref().map_or(DataType::I64, |info| info.dtype);
         let values = match mask {
             Some((mask, values)) if mask == *id => values.to_vec(),
             _ => vec![0; sizes[0] * sizes[1]],
         };
-        inputs.push((value.name.clone(), ints(dtype, sizes, values)?));
+        let array = Array::from_ints(value.declared_dtype(), sizes, values);
+        inputs.push((value.name.clone(), array.map_err(|problem| problem.to_string())?));
     }
     for (id, array) in cuts {
         inputs.push((graph.value(id).name.clone(), array));
@@ -55,14 +55,4 @@ fn known_ints(infos: &Infos, id: ValueId, sizes: [usize; 2]) -> Option<Array> {
     let ints =
         info.ints.as_ref()?.iter().map(|dim: &Dim| dim.evaluate(size)).collect::<Option<Vec<i64>>>()?;
     (info.rank() == Some(1)).then(|| Array::vector(ints))
-}
-
-fn ints(dtype: DataType, sizes: [usize; 2], values: Vec<i64>) -> Result<Array, String> {
-    let array = match dtype {
-        DataType::I64 => Array::new(sizes, values),
-        DataType::I32 => Array::new(sizes, values.into_iter().map(|value| value as i32).collect()),
-        DataType::Bool => Array::new(sizes, values.into_iter().map(|value| value != 0).collect()),
-        other => return Err(format!("an input is {other}")),
-    };
-    array.map_err(|problem| problem.to_string())
 }

@@ -4,14 +4,17 @@
 
 use std::fmt;
 
-use super::{Packer, Reason, axes, batch_size, seq_len};
-use crate::graph::{Array, DataType, Dim, Info, Node, Operands, Operator, Problem, ValueId, problem};
+use super::evaluate::evaluate;
+use super::operators::Fill;
+use super::{Packer, Reason, axes, batch_size, positions, seq_len};
+use crate::graph::{Array, DataType, Dim, Node, ValueId};
 use crate::ops;
 use crate::ops::fused::{CumSumSequences, FirstTokens, LayerNorm, ReduceSequences, Reduction};
 use crate::ops::indexing::CumSum;
 use crate::ops::microsoft::SkipLayerNormalization;
 use crate::ops::quantized::{DequantizeLinear, QuantizeLinear};
 use crate::ops::reduction::reduce::{self, Reduce};
+use crate::ops::shaping::Reshape;
 
 /// How a packed value lies, compared with the padded one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,7 +239,8 @@ fn same_place(packer: &mut Packer, node: &Node) -> Result<Vec<Packed>, Reason> {
         if shape.len() != rank {
             return Err("inputs that depend on tokens have different ranks".into());
         }
-        if !is_in_place(shape, own) && !(own == TOKENS && is_by_position(shape)) {
+        let is_position = own == TOKENS && is_by_position(shape);
+        if !(is_position || is_in_place(shape, own)) {
             return Err(format!("an input of shape {shape:?} is {own}").into());
         }
         is_broadcast |= own.is_broadcast();
@@ -337,7 +341,7 @@ fn reshape(packer: &mut Packer, node: &Node) -> Result<Packed, Reason> {
         (layout, _) => return Err(format!("from {layout} to {shape:?}").into()),
     };
     let to = packer.constant(Array::vector(to));
-    Ok((packer.add(node, Reshape, &[x, to]), layout))
+    Ok((packer.add(node, Reshape { allow_zero: true }, &[x, to]), layout))
 }
 
 fn expand(packer: &mut Packer, node: &Node) -> Result<Packed, Reason> {
@@ -444,18 +448,29 @@ fn gather_equal(packer: &mut Packer, node: &Node) -> Result<Packed, Reason> {
     if packer.depends[data.index()] & !super::depends::SIZES != 0 {
         return Err("it gathers from tokens".into());
     }
-    let array = match packer.graph.constant(data) {
-        Some(constant) => constant.array(),
-        // All rows that there are.
-        None => super::positions::table(packer.graph, packer.infos, data)?,
+    let arrays = match packer.graph.constant(data) {
+        Some(constant) => vec![constant.array()],
+        None => values_of_sizes(packer, data)?,
     };
-    let values = array.to_ints().map_err(|problem| problem.to_string())?;
-    let value = *values.first().ok_or("it gathers from nothing")?;
+    let (mut all, dtype) = (Vec::new(), arrays[0].dtype());
+    for array in arrays {
+        all.extend(array.to_ints().map_err(|problem| problem.to_string())?);
+    }
+    let value = *all.first().ok_or("it gathers from nothing")?;
     let (rows, layout) = packer.packed(index)?;
-    if layout != TOKENS || values.iter().any(|other| *other != value) {
+    if layout != TOKENS || all.iter().any(|other| *other != value) {
         return Err("it gathers elements that differ".into());
     }
-    Ok((packer.add(node, Fill { dtype: array.dtype(), value }, &[rows]), TOKENS))
+    Ok((packer.add(node, Fill { dtype, value }, &[rows]), TOKENS))
+}
+
+/// A value that depends on no token: all its rows if it has one for each position, or what it is for some sizes.
+fn values_of_sizes(packer: &Packer, id: ValueId) -> Result<Vec<Array>, String> {
+    if let Ok(table) = positions::table(packer.graph, packer.infos, id) {
+        return Ok(vec![table]);
+    }
+    let sizes = [[1, 1], [2, 3], [1, 600]];
+    sizes.into_iter().map(|sizes| evaluate(packer.graph, packer.infos, id, sizes, None, &[])).collect()
 }
 
 /// To integers and back, with a scale for all elements or for each index on an axis that is not of tokens.
@@ -491,146 +506,4 @@ fn running_sums(packer: &mut Packer, node: &Node) -> Result<Packed, Reason> {
     }
     let cu_seqlens = packer.cu_seqlens;
     Ok((packer.add(node, CumSumSequences, &[x, cu_seqlens]), TOKENS))
-}
-
-/// Reshapes with a constant shape.
-#[derive(Debug)]
-struct Reshape;
-
-impl Operator for Reshape {
-    fn name(&self) -> &str {
-        "Reshape"
-    }
-
-    fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
-        let rank = inputs.get(1)?.ints.as_ref().map(Vec::len);
-        let dtype = inputs.get(0)?.dtype;
-        Ok(vec![rank.map_or(Info::unknown(dtype), |rank| Info::with_rank(dtype, rank))])
-    }
-
-    fn run(&self, mut inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
-        let x = inputs.take(0)?;
-        let to = inputs.get(1)?.to_ints()?;
-        let known: usize = to.iter().filter(|size| **size >= 0).map(|size| *size as usize).product();
-        if known == 0 || x.len() % known != 0 {
-            problem!("{:?} cannot become {to:?}", x.shape());
-        }
-        let rest = x.len() / known;
-        let shape: Vec<usize> = to.iter().map(|size| usize::try_from(*size).unwrap_or(rest)).collect();
-        Ok(vec![x.with_shape(shape)?])
-    }
-}
-
-/// One number for each token: ones are the mask where nothing is padding.
-#[derive(Debug)]
-pub(super) struct Fill {
-    pub(super) dtype: DataType,
-    pub(super) value: i64,
-}
-
-impl Operator for Fill {
-    fn name(&self) -> &str {
-        "Fill"
-    }
-
-    fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
-        Ok(vec![Info { dtype: self.dtype, shape: inputs.get(0)?.shape.clone(), ints: None, constant: None }])
-    }
-
-    fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
-        let shape = inputs.get(0)?.shape();
-        Ok(vec![ints(self.dtype, shape, vec![self.value; inputs.get(0)?.len()])?])
-    }
-}
-
-/// Positions `[total_tokens]` as `[1, total_tokens]`.
-#[derive(Debug)]
-pub(super) struct Row;
-
-impl Operator for Row {
-    fn name(&self) -> &str {
-        "Row"
-    }
-
-    fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
-        let x = inputs.get(0)?;
-        let shape = x.shape.as_ref().map(|shape| [&[1i64.into()], shape.as_slice()].concat());
-        Ok(vec![Info { dtype: x.dtype, shape, ints: None, constant: None }])
-    }
-
-    fn run(&self, mut inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
-        let x = inputs.take(0)?;
-        let shape = [&[1], x.shape()].concat();
-        Ok(vec![x.with_shape(shape)?])
-    }
-}
-
-/// Ids as a file's input wants them.
-#[derive(Debug)]
-pub(super) struct CastInts {
-    pub(super) dtype: DataType,
-}
-
-impl Operator for CastInts {
-    fn name(&self) -> &str {
-        "Cast"
-    }
-
-    fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
-        Ok(vec![Info { dtype: self.dtype, ..inputs.get(0)?.to_owned().clone() }])
-    }
-
-    fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
-        let x = inputs.get(0)?;
-        Ok(vec![ints(self.dtype, x.shape(), x.to_ints()?)?])
-    }
-}
-
-fn ints(dtype: DataType, shape: &[usize], values: Vec<i64>) -> Result<Array, Problem> {
-    match dtype {
-        DataType::I64 => Array::new(shape, values),
-        DataType::I32 => match values.into_iter().map(i32::try_from).collect() {
-            Ok(values) => Array::new::<i32>(shape, values),
-            Err(_) => problem!("an id does not fit 32 bits"),
-        },
-        other => problem!("ids cannot be {other}"),
-    }
-}
-
-/// Some columns of each input side by side: `[1, total_tokens, ...]` each.
-#[derive(Debug)]
-pub(super) struct Columns {
-    pub(super) first_columns: Vec<usize>,
-    pub(super) width: usize,
-}
-
-impl Operator for Columns {
-    fn name(&self) -> &str {
-        "Columns"
-    }
-
-    fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
-        let Some([one, tokens, _]) = inputs.get(0)?.shape.as_deref() else {
-            problem!("packed tokens have three dimensions");
-        };
-        let width = Dim::from(self.width * self.first_columns.len());
-        Ok(vec![Info::new(inputs.get(0)?.dtype, vec![one.clone(), tokens.clone(), width])])
-    }
-
-    fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
-        let &[_, tokens, _] = inputs.get(0)?.shape() else {
-            problem!("packed tokens of shape {:?}", inputs.get(0)?.shape());
-        };
-        let mut values = Vec::with_capacity(tokens * self.width * self.first_columns.len());
-        let parts: Vec<&[f32]> = (0..self.first_columns.len())
-            .map(|index| inputs.get(index)?.values::<f32>())
-            .collect::<Result<_, _>>()?;
-        for token in 0..tokens {
-            for (part, first_column) in parts.iter().zip(&self.first_columns) {
-                let width = part.len() / tokens;
-                values.extend_from_slice(&part[token * width + first_column..][..self.width]);
-            }
-        }
-        Ok(vec![Array::new([1, tokens, self.width * self.first_columns.len()], values)?])
-    }
 }

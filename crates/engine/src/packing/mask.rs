@@ -45,6 +45,9 @@ const HIDDEN: f32 = -1e4;
 /// Lengths that are tried. A window shows only where sequences are longer than it.
 const LENGTHS: [usize; 5] = [2, 5, 70, 300, 600];
 
+/// A length at which windows show that are longer than others; real ones are powers of two up to 4096.
+const LONGEST: usize = 4200;
+
 /// What the mask `id` means: found by running its part of the graph on two sequences, one of them padded.
 pub(super) fn meaning(
     graph: &Graph,
@@ -54,6 +57,7 @@ pub(super) fn meaning(
     kind: Kind,
 ) -> Result<Meaning, String> {
     let mut found: Option<Meaning> = None;
+    let mut differs_by_query = false;
     for seq_len in LENGTHS {
         let real = [seq_len, seq_len - seq_len / 3 - 1];
         let ones: Vec<i64> =
@@ -65,6 +69,7 @@ pub(super) fn meaning(
             continue;
         }
         let scores = Scores::new(&array, seq_len, kind)?;
+        differs_by_query = scores.shape[2] != 1;
         // Without a mask among the inputs, nothing is padding.
         let real = if mask.is_some() { real } else { [seq_len; 2] };
         found = Some(match found {
@@ -79,7 +84,22 @@ pub(super) fn meaning(
             },
         });
     }
-    Ok(found.unwrap_or(Meaning::All))
+    match found.unwrap_or(Meaning::All) {
+        found @ (Meaning::All | Meaning::Causal) if differs_by_query => {
+            let ones = vec![1; LONGEST];
+            let mask = mask.map(|mask| (mask, ones.as_slice()));
+            // A file may hold a table of fewer positions.
+            let Ok(array) = evaluate(graph, infos, id, [1, LONGEST], mask, &[]) else {
+                return Ok(found);
+            };
+            match Scores::new(&array, LONGEST, kind)?.meaning([LONGEST; 2])? {
+                longer if longer == found => Ok(found),
+                window @ Meaning::Window(_) if found == Meaning::All => Ok(window),
+                _ => Err("it means something else where sequences are long".to_owned()),
+            }
+        }
+        found => Ok(found),
+    }
 }
 
 /// A mask or bias that can be broadcast to `[batch_size, heads, seq_len, seq_len]`.

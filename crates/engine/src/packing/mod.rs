@@ -15,18 +15,26 @@ mod axes;
 mod evaluate;
 mod layout;
 mod mask;
+mod operand;
+mod operators;
 mod positions;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use self::attention::AttentionCore;
 use self::layout::{Layout, Packed};
+use self::operand::Source;
+use self::operators::{CastInts, Columns, Fill};
 use crate::Precision;
-use crate::graph::{Array, Dim, Graph, Info, Infos, Node, Operator, Problem, ValueId};
+use crate::graph::{Array, DataType, Dim, Graph, Info, Infos, Node, Operator, Problem, ValueId};
+use crate::kernels::AttentionShape;
+use crate::ops::elementwise::{Arithmetic, Operation};
 use crate::ops::fused::{Linear, PackedAttention, RotaryTable, RowsByPosition, WeightLayout};
+use crate::ops::shaping::Reshape;
 use crate::passes::Pattern;
 
 /// What the inputs of an encoder are.
@@ -140,7 +148,7 @@ impl<'a> Packer<'a> {
     fn new(graph: &'a Graph, infos: &'a Infos, roles: &'a Roles, precision: Precision) -> Self {
         let mut packed = Graph::default();
         let tokens = Dim::symbol("total_tokens");
-        let int = |shape: Vec<Dim>| Some(Info::new(crate::graph::DataType::I64, shape));
+        let int = |shape: Vec<Dim>| Some(Info::new(DataType::I64, shape));
         let token_ids = packed.add_input(TOKEN_IDS, int(vec![1i64.into(), tokens.clone()]));
         let type_ids = packed.add_input(TYPE_IDS, int(vec![1i64.into(), tokens.clone()]));
         let positions = packed.add_input(POSITIONS, int(vec![tokens]));
@@ -150,7 +158,7 @@ impl<'a> Packer<'a> {
             infos,
             roles,
             pattern: Pattern::new(graph),
-            depends: dependencies(graph, roles),
+            depends: dependencies(graph, infos, roles),
             precision,
             packed,
             token_ids,
@@ -176,31 +184,30 @@ impl<'a> Packer<'a> {
         }
         if let Some(id) = roles.attention_mask {
             // No token is padding.
-            let ones = self.packed.add_node(
-                "mask",
-                layout::Fill { dtype: self.dtype(id), value: 1 },
-                &[self.token_ids],
-            );
+            let ones =
+                self.packed.add_node("mask", Fill { dtype: self.dtype(id), value: 1 }, &[self.token_ids]);
             self.values.insert(id, Ok((ones, tokens)));
         }
         if let Some(id) = roles.positions {
-            let row = self.packed.add_node("positions", layout::Row, &[self.positions]);
+            let shape = self.constant(Array::vector(vec![1i64, -1]));
+            let row =
+                self.packed.add_node("positions", Reshape { allow_zero: true }, &[self.positions, shape]);
             let row = self.cast_like(row, id);
             self.values.insert(id, Ok((row, tokens)));
         }
     }
 
-    fn dtype(&self, id: ValueId) -> crate::graph::DataType {
-        self.infos.get(id).map_or(crate::graph::DataType::I64, |info| info.dtype)
+    fn dtype(&self, id: ValueId) -> DataType {
+        self.infos.get(id).map_or(DataType::I64, |info| info.dtype)
     }
 
     /// Some files read 32-bit ids.
     fn cast_like(&mut self, id: ValueId, input: ValueId) -> ValueId {
         let dtype = self.dtype(input);
-        if dtype == crate::graph::DataType::I64 {
+        if dtype == DataType::I64 {
             return id;
         }
-        self.packed.add_node("cast", layout::CastInts { dtype }, &[id])
+        self.packed.add_node("cast", CastInts { dtype }, &[id])
     }
 
     /// The packed value of a value, or why there is none.
@@ -266,7 +273,11 @@ impl<'a> Packer<'a> {
     }
 
     fn attention(&mut self, node: &Node, core: AttentionCore) -> Result<(ValueId, Layout), Reason> {
-        let qkv = self.queries_keys_values(node, &core)?;
+        let mut qkv = self.queries_keys_values(node, &core)?;
+        if let Some(bias) = core.qkv_bias {
+            let (bias, _) = self.packed(bias)?;
+            qkv = self.add(node, Arithmetic { operation: Operation::Add }, &[qkv, bias]);
+        }
         let attention = PackedAttention {
             shape: core.shape,
             precision: self.precision,
@@ -291,22 +302,24 @@ impl<'a> Packer<'a> {
             }
             ids.push(id);
         }
-        let hidden_size = core.shape.num_heads * core.shape.head_dim;
-        let is_side_by_side = |index: usize| core.sources[index].first_column == index * hidden_size;
-        if ids[0] == ids[1]
-            && ids[1] == ids[2]
-            && (0..3).all(is_side_by_side)
-            && core.source_width == 3 * hidden_size
-        {
+        let AttentionShape { num_heads, head_dim, .. } = core.shape;
+        let hidden_size = num_heads * head_dim;
+        let is_from = |source: &Source, first: usize, width: usize| {
+            source.dims == [width]
+                && source.columns.iter().enumerate().all(|(h, column)| *column == first + h * head_dim)
+        };
+        let is_side_by_side =
+            (0..3).all(|index| is_from(&core.sources[index], index * hidden_size, 3 * hidden_size));
+        if ids[0] == ids[1] && ids[1] == ids[2] && is_side_by_side {
             return Ok(ids[0]);
         }
-        if core.sources.iter().all(|source| source.first_column == 0)
+        if core.sources.iter().all(|source| is_from(source, 0, hidden_size))
             && let Some(merged) = self.merged_linear(node, &ids)
         {
             return Ok(merged);
         }
-        let columns = core.sources.iter().map(|source| source.first_column).collect();
-        let operator = layout::Columns { first_columns: columns, width: hidden_size };
+        let heads = core.sources.iter().map(|source| source.columns.clone()).collect();
+        let operator = Columns { heads, head_dim };
         Ok(self.packed.add_node(format!("{}: queries, keys, values", node.name), operator, &ids))
     }
 
@@ -397,9 +410,16 @@ pub(crate) fn declare(graph: &mut Graph, roles: &Roles) -> Result<(), Problem> {
     let inputs = [Some(roles.token_ids), roles.attention_mask, roles.type_ids, roles.positions];
     for id in inputs.into_iter().flatten() {
         let value = graph.value_mut(id);
-        let dtype = value.declared.as_ref().map_or(crate::graph::DataType::I64, |info| info.dtype);
-        if !dtype.is_int() {
-            return Err(Problem::new(format!("input `{}` is {dtype}, expected integers", value.name)));
+        let dtype = value.declared_dtype();
+        let holds = match id {
+            // Ones and zeros.
+            id if Some(id) == roles.attention_mask => dtype != DataType::String,
+            id if Some(id) == roles.type_ids => dtype.is_int(),
+            // Vocabularies may have more entries than 16 bits tell apart.
+            _ => dtype.is_int() && dtype.size() >= 4,
+        };
+        if !holds {
+            return Err(Problem::new(format!("input `{}` is {dtype}, which does not hold ids", value.name)));
         }
         value.declared = Some(Info::new(dtype, vec![batch_size(), seq_len()]));
     }
@@ -407,7 +427,7 @@ pub(crate) fn declare(graph: &mut Graph, roles: &Roles) -> Result<(), Problem> {
 }
 
 /// What each value's elements depend on.
-fn dependencies(graph: &Graph, roles: &Roles) -> Vec<u8> {
+fn dependencies(graph: &Graph, infos: &Infos, roles: &Roles) -> Vec<u8> {
     let mut depends = vec![0; graph.num_values()];
     for id in &graph.inputs {
         let is_mask = Some(*id) == roles.attention_mask;
@@ -415,7 +435,13 @@ fn dependencies(graph: &Graph, roles: &Roles) -> Vec<u8> {
     }
     for node in &graph.nodes {
         let of_inputs = node.inputs.iter().flatten().fold(0, |all, id| all | depends[id.index()]);
-        let is_size = matches!(node.operator.name(), "Shape" | "Size" | "PositionIds");
+        // Sizes may depend on elements, too, as those of NonZero do.
+        let is_known = |id: ValueId| {
+            let shape = infos.get(id).and_then(|info| info.shape.as_deref());
+            shape.is_some_and(|shape| shape.iter().all(Dim::is_named))
+        };
+        let is_size = matches!(node.operator.name(), "Shape" | "Size" | "PositionIds")
+            && node.input(0).is_some_and(is_known);
         let of_outputs = if is_size && of_inputs != 0 { depends::SIZES } else { of_inputs };
         for id in node.outputs.iter().flatten() {
             depends[id.index()] = of_outputs;

@@ -64,7 +64,10 @@ impl Model {
         let attributes = Attributes::new(attributes);
         let reader = NodeReader { opset, num_inputs: inputs.len(), num_outputs, attributes: &attributes };
         let entry = ops::find("", name).or_else(|| ops::find("com.microsoft", name)).expect(name);
-        let outputs: Vec<ValueId> = (0..num_outputs).map(|_| self.graph.add_value(name)).collect();
+        // Values are told apart by their names.
+        let index = self.graph.nodes.len();
+        let output = |output: usize| self.graph.add_value(format!("{name} {index} {output}"));
+        let outputs: Vec<ValueId> = (0..num_outputs).map(output).collect();
         self.graph.nodes.push(Node {
             name: name.to_owned(),
             operator: entry.read(&reader).expect(name).into(),
@@ -133,8 +136,6 @@ fn is_refused(build: impl FnOnce(&mut Model) -> ValueId) {
     let reason = model.outcome(output).expect_err("it mixes tokens");
     assert!(reason.starts_with("node `"), "{reason}");
 }
-
-const LAST: i64 = WIDTH as i64;
 
 #[test]
 fn normalisations_go_along_rows() {
@@ -374,4 +375,176 @@ fn other_operators_are_not_packed() {
         let (scale, bias) = (model.wave(&[3]), model.wave(&[3]));
         model.node("InstanceNormalization", &[], &[model.rows, scale, bias])
     });
+}
+
+#[test]
+fn inputs_have_types_that_hold_what_they_are_for() {
+    let declared = |role: usize, dtype: DataType| {
+        let mut graph = Graph::default();
+        let ids: Vec<ValueId> = (0..4)
+            .map(|index| {
+                let dtype = if index == role { dtype } else { DataType::I64 };
+                graph.add_input(format!("{index}"), Some(Info::unknown(dtype)))
+            })
+            .collect();
+        let roles = Roles {
+            token_ids: ids[0],
+            attention_mask: Some(ids[1]),
+            type_ids: Some(ids[2]),
+            positions: Some(ids[3]),
+        };
+        declare(&mut graph, &roles).is_ok()
+    };
+    use DataType::{Bool, F32, I32, I64, String, U8};
+    for (role, dtypes) in
+        [(0, &[I32, I64][..]), (1, &[I32, I64, Bool, F32, U8]), (2, &[I32, I64, U8]), (3, &[I32, I64])]
+    {
+        for dtype in [Bool, F32, I32, I64, String, U8] {
+            assert_eq!(declared(role, dtype), dtypes.contains(&dtype), "input {role} of {dtype}");
+        }
+    }
+}
+
+/// Two heads of two numbers, `[batch_size, 2, seq_len, 2]`, of a linear layer of the rows.
+fn heads(model: &mut Model) -> ValueId {
+    let weight = model.wave(&[WIDTH, WIDTH]);
+    let rows = model.node("MatMul", &[], &[model.rows, weight]);
+    let shape = model.vector(&[0, 0, 2, 2]);
+    let split = model.node("Reshape", &[], &[rows, shape]);
+    model.node("Transpose", &[("perm", ints(&[0, 2, 1, 3]))], &[split])
+}
+
+/// Attention of two heads under a mask of padding, its heads side by side.
+fn attend(model: &mut Model, [queries, keys, values]: [ValueId; 3]) -> ValueId {
+    let keys = model.node("Transpose", &[("perm", ints(&[0, 1, 3, 2]))], &[keys]);
+    let scores = model.node("MatMul", &[], &[queries, keys]);
+    let is_real = model.node("Cast", &[("to", Attribute::Int(9))], &[model.mask]);
+    let axes = model.vector(&[1, 2]);
+    let is_real = model.node("Unsqueeze", &[], &[is_real, axes]);
+    let hidden = model.constant(Array::scalar(f32::MIN));
+    let scores = model.node("Where", &[], &[is_real, scores, hidden]);
+    let weights = model.node("Softmax", &[("axis", Attribute::Int(-1))], &[scores]);
+    let sums = model.node("MatMul", &[], &[weights, values]);
+    let sums = model.node("Transpose", &[("perm", ints(&[0, 2, 1, 3]))], &[sums]);
+    let shape = model.vector(&[0, 0, -1]);
+    model.node("Reshape", &[], &[sums, shape])
+}
+
+#[test]
+fn heads_may_be_in_any_order_and_shared() {
+    for order in [[0, 1], [1, 0], [1, 1]] {
+        packs(|model| {
+            let [queries, keys, values] = [(); 3].map(|()| heads(model));
+            let order = model.vector(&order);
+            let axis = [("axis", Attribute::Int(1))];
+            let [keys, values] = [keys, values].map(|heads| model.node("Gather", &axis, &[heads, order]));
+            attend(model, [queries, keys, values])
+        });
+    }
+}
+
+#[test]
+fn heads_may_be_normalised_before_they_attend() {
+    packs(|model| {
+        let [queries, keys] = [(); 2].map(|()| {
+            let shape = model.vector(&[0, 0, 2, 2]);
+            let split = model.node("Reshape", &[], &[model.rows, shape]);
+            let norm = model.node("LpNormalization", &[], &[split]);
+            model.node("Transpose", &[("perm", ints(&[0, 2, 1, 3]))], &[norm])
+        });
+        let values = heads(model);
+        attend(model, [queries, keys, values])
+    });
+}
+
+#[test]
+fn keys_of_other_tokens_are_no_keys() {
+    let parameters = |model: &mut Model| [-1, i64::MIN, 2, -1].map(|value| model.vector(&[value]));
+    for backwards in 0..3 {
+        is_refused(|model| {
+            let mut operands = [(); 3].map(|()| heads(model));
+            let parameters = parameters(model);
+            operands[backwards] =
+                model.node("Slice", &[], &[&[operands[backwards]], &parameters[..]].concat());
+            attend(model, operands)
+        });
+    }
+    // Half of a token and half of the one on its other side.
+    is_refused(|model| {
+        let [queries, keys, values] = [(); 3].map(|()| heads(model));
+        let parameters = parameters(model);
+        let backwards = model.node("Slice", &[], &[&[keys], &parameters[..]].concat());
+        let keys = model.node("Add", &[], &[keys, backwards]);
+        attend(model, [queries, keys, values])
+    });
+}
+
+#[test]
+fn attention_of_one_node_is_packed() {
+    packs(|model| {
+        let operands = [(); 3].map(|()| {
+            let weight = model.wave(&[WIDTH, WIDTH]);
+            model.node("MatMul", &[], &[model.rows, weight])
+        });
+        let bias = model.wave(&[3 * WIDTH]);
+        let inputs = [&operands[..], &[bias]].concat();
+        model.node("MultiHeadAttention", &[("num_heads", Attribute::Int(2))], &inputs)
+    });
+    for (is_causal, softcap, is_packed) in [(0, 0.0, true), (1, 0.0, true), (0, 3.0, false)] {
+        let attention = |model: &mut Model| {
+            let operands = [(); 3].map(|()| heads(model));
+            let attributes =
+                [("is_causal", Attribute::Int(is_causal)), ("softcap", Attribute::Float(softcap))];
+            let sums = model.nodes(23, "Attention", &attributes, &operands, 1)[0];
+            let sums = model.node("Transpose", &[("perm", ints(&[0, 2, 1, 3]))], &[sums]);
+            let shape = model.vector(&[0, 0, -1]);
+            model.node("Reshape", &[], &[sums, shape])
+        };
+        if is_packed { packs(attention) } else { is_refused(attention) }
+    }
+}
+
+#[test]
+fn sizes_of_what_tokens_select_depend_on_tokens() {
+    let depends_of = |select: &dyn Fn(&mut Model) -> ValueId| {
+        let mut model = Model::new();
+        let value = select(&mut model);
+        let size = model.node("Size", &[], &[value]);
+        let infos = model.graph.infer(&[]).unwrap();
+        let roles = Roles {
+            token_ids: model.token_ids,
+            attention_mask: Some(model.mask),
+            type_ids: None,
+            positions: None,
+        };
+        dependencies(&model.graph, &infos, &roles)[size.index()]
+    };
+    assert_eq!(depends_of(&|model| model.rows), depends::SIZES);
+    assert_eq!(depends_of(&|model| model.node("NonZero", &[], &[model.token_ids])), depends::TOKENS);
+    assert_eq!(depends_of(&|model| model.node("NonZero", &[], &[model.mask])), depends::MASK);
+}
+
+#[test]
+fn long_windows_are_seen() {
+    for size in [64, 4096] {
+        let mut model = Model::new();
+        let shape = model.node("Shape", &[], &[model.token_ids]);
+        let index = model.constant(Array::scalar(1i64));
+        let len = model.node("Gather", &[], &[shape, index]);
+        let [zero, one] = [0i64, 1].map(|value| model.constant(Array::scalar(value)));
+        let keys = model.node("Range", &[], &[zero, len, one]);
+        let axis = model.vector(&[1]);
+        let queries = model.node("Unsqueeze", &[], &[keys, axis]);
+        let distances = model.node("Sub", &[], &[queries, keys]);
+        let distances = model.node("Abs", &[], &[distances]);
+        let size_of = model.constant(Array::scalar(size as i64));
+        let is_near = model.node("LessOrEqual", &[], &[distances, size_of]);
+        let is_real = model.node("Cast", &[("to", Attribute::Int(9))], &[model.mask]);
+        let axes = model.vector(&[1, 2]);
+        let is_real = model.node("Unsqueeze", &[], &[is_real, axes]);
+        let seen = model.node("And", &[], &[is_real, is_near]);
+        let infos = model.graph.infer(&[]).unwrap();
+        let found = mask::meaning(&model.graph, &infos, Some(model.mask), seen, mask::Kind::Seen);
+        assert_eq!(found, Ok(mask::Meaning::Window(size)));
+    }
 }

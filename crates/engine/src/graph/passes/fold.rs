@@ -4,7 +4,7 @@
 //! dimensions, above all. What a file's weights become larger by is not folded: a few bytes could ask for gigabytes.
 
 use crate::Result;
-use crate::graph::{Array, Constant, DataType, Dim, Graph, Info, Node, ValueId, product};
+use crate::graph::{Array, Constant, Dim, Graph, Info, Node, ValueId, product};
 
 /// Elements of an output that is folded even if it is larger than the inputs.
 const MAX_GROWN: usize = 1 << 20;
@@ -75,13 +75,10 @@ fn known_outputs(node: &Node, infos: &[Option<&Info>]) -> Option<Vec<Array>> {
     }
     let ints = info.known_ints()?;
     let shape: Vec<usize> = info.shape.as_ref()?.iter().map(Dim::known_size).collect::<Option<_>>()?;
-    let array = match info.dtype {
-        DataType::I64 => Array::new(shape, ints),
-        DataType::I32 => {
-            Array::new(shape, ints.into_iter().map(i32::try_from).collect::<Result<Vec<_>, _>>().ok()?)
-        }
-        _ => return None,
-    };
+    if !info.dtype.is_int() {
+        return None;
+    }
+    let array = Array::from_ints(info.dtype, shape, ints);
     array.ok().map(|array| vec![array])
 }
 
@@ -123,7 +120,7 @@ fn fits(outputs: &[Info], inputs: usize, budget: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::{Operands, Operator, Problem};
+    use crate::graph::{DataType, Operands, Operator, Problem};
 
     /// As many zeros as its input says.
     #[derive(Debug)]

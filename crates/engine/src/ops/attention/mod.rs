@@ -1,4 +1,4 @@
 //! Attention, and what turns its queries and keys by their positions.
 
 pub(super) mod rotary;
-pub(super) mod sdpa;
+pub(crate) mod sdpa;

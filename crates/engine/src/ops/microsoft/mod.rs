@@ -19,6 +19,7 @@ pub(crate) use attention::{Attention, SelfAttention};
 pub(crate) use embedding::{EmbedLayerNormalization, Embeddings, MaskIndex, Table};
 pub(super) use matmul::Activation;
 
+pub(crate) use multi_head::MultiHeadAttention;
 pub(crate) use normalization::{SimplifiedLayerNormalization, SkipLayerNormalization};
 
 use super::{Entry, NodeReader};
