@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use xtask::conformance::{Case, Expected, Outcome, committed, contrib, expected_path, run_all};
+use xtask::conformance::{
+    Case, Expected, Outcome, committed, contrib, expected_path, failure, random, run_all,
+};
 
 #[test]
 fn every_committed_case_passes() {
@@ -29,5 +31,15 @@ fn no_committed_case_is_listed_as_failing() {
         assert!(!expected.refused.contains_key(&case.name), "{}", case.name);
         assert!(!expected.wrong.contains_key(&case.name), "{}", case.name);
         assert!(!expected.unsupported.values().any(|cases| cases.contains(&case.name)), "{}", case.name);
+    }
+}
+
+/// Combinations of operators that no exporter has written, as they are and after each kind of passes.
+#[test]
+fn every_random_graph_is_as_onnx_runtime_computes_it() {
+    let cases = random().unwrap();
+    assert!(cases.len() >= 300, "{}", cases.len());
+    for case in &cases {
+        assert_eq!(failure(case).unwrap(), None, "{}", case.name);
     }
 }

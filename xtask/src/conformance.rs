@@ -3,10 +3,12 @@
 //! The cases come from the package `onnx`, pinned in xtask/conformance/requirements.lock. What does not pass today is
 //! listed in xtask/conformance/expected.toml, each case with its reason, and any difference from that list is an error:
 //! a case that no longer passes, and one that now does. `--bless` writes the list anew, and with it
-//! tests/fixtures/conformance.zip, all small cases that pass, which the tests run without Python.
+//! tests/fixtures/conformance.zip, all small cases that pass, which the tests run without Python. `--random` is about
+//! combinations of operators instead.
 
 mod case;
 mod expected;
+mod random;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -15,8 +17,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-pub use case::{Case, Outcome};
+pub use case::{Case, Outcome, Passes};
 pub use expected::Expected;
+pub use random::{failure, random};
 
 use crate::python;
 
@@ -32,6 +35,12 @@ pub struct Options {
     /// Write down what passes today, and what does not.
     #[arg(long, conflicts_with = "operator")]
     pub bless: bool,
+    /// Run this many random graphs instead, with ONNX Runtime's answers.
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["operator", "failures"])]
+    pub random: Option<usize>,
+    /// The seed of the first random graph.
+    #[arg(long, default_value_t = 0, requires = "random")]
+    pub seed: u64,
 }
 
 /// Bytes of a case that is committed; larger ones show the same with more elements.
@@ -43,6 +52,9 @@ const MAX_COMMITTED: usize = 4096;
 ///
 /// When the cases cannot be had, or when other cases pass than those that are written down.
 pub fn main(options: &Options) -> Result<()> {
+    if let Some(count) = options.random {
+        return random::main(count, options.seed, options.bless);
+    }
     let mut cases = read_all(&folder()?)?;
     if !options.operator.is_empty() {
         cases.retain(|case| options.operator.iter().any(|name| case.is_of(name)));

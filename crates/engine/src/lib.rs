@@ -44,6 +44,7 @@ pub use batch::{Batch, plan};
 pub use encoder::TextEncoder;
 pub use error::{Error, Result};
 pub use imported::{ImportOptions, ImportPlan, ImportedEncoder, Int8Scales};
+pub use passes::fuse;
 pub use pooling::Pooling;
 pub use precision::Precision;
 pub use runtime::{DeviceChoice, ThreadPool};

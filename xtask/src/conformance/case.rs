@@ -6,8 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use candlewick_engine::graph::{Array, DataType, Session};
-use candlewick_engine::{Error, onnx};
+use candlewick_engine::graph::{Array, DataType, Graph, Session};
+use candlewick_engine::{Error, Int8Scales, Precision, fuse, onnx};
 use serde::Deserialize;
 
 /// A test case, in memory.
@@ -29,6 +29,9 @@ struct Facts {
     rtol: f64,
     atol: f64,
     kinds: Vec<String>,
+    /// For each run, the absolute tolerance of each output that has its own.
+    #[serde(default)]
+    tolerances: Vec<BTreeMap<String, f64>>,
 }
 
 impl Facts {
@@ -47,7 +50,42 @@ impl Facts {
         };
         let (rtol, atol) = tolerances.split_once(' ').context("expected two tolerances")?;
         let operator = operators.split(' ').collect::<Vec<_>>().join("+");
-        Ok(Self { operator, rtol: rtol.parse()?, atol: atol.parse()?, kinds: Vec::new() })
+        Ok(Self {
+            operator,
+            rtol: rtol.parse()?,
+            atol: atol.parse()?,
+            kinds: Vec::new(),
+            tolerances: Vec::new(),
+        })
+    }
+
+    /// The absolute tolerance of an output of a run.
+    fn atol(&self, run: usize, output: &str) -> f64 {
+        let own = self.tolerances.get(run).and_then(|outputs| outputs.get(output));
+        own.copied().unwrap_or(self.atol)
+    }
+}
+
+/// What a graph goes through before it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passes {
+    /// Nothing.
+    None,
+    /// What every session does: constants are folded and laid out, dead nodes dropped, memory is given on.
+    Session,
+    /// Fusion too, as encoders get it. Quantisation keeps its scales.
+    Fusion,
+}
+
+impl Passes {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::None, Self::Session, Self::Fusion];
+
+    fn session(self, mut graph: Graph) -> candlewick_engine::Result<Session> {
+        if self == Self::Fusion {
+            fuse(&mut graph, Precision::F32, Int8Scales::Exact)?;
+        }
+        if self == Self::None { Ok(Session::as_written(graph)) } else { Session::new(graph) }
     }
 }
 
@@ -108,18 +146,27 @@ impl Case {
     ///
     /// When the files cannot be written. A case that fails is an outcome.
     pub fn run(&self, folder: &Path) -> Result<Outcome> {
+        self.run_after(Passes::Session, folder)
+    }
+
+    /// [`run`](Self::run) of the graph that passes make of the case's.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn run_after(&self, passes: Passes, folder: &Path) -> Result<Outcome> {
         let unwritable = || format!("could not write {}", folder.display());
         std::fs::create_dir(folder).with_context(unwritable)?;
         for (name, content) in &self.files {
             std::fs::write(folder.join(name), content).with_context(unwritable)?;
         }
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.outcome(folder)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.outcome(passes, folder)));
         std::fs::remove_dir_all(folder).with_context(unwritable)?;
         let outcome = outcome.unwrap_or_else(|_| Err(Outcome::Wrong("panics".to_owned())));
         Ok(outcome.err().unwrap_or(Outcome::Passed))
     }
 
-    fn outcome(&self, folder: &Path) -> Result<(), Outcome> {
+    fn outcome(&self, passes: Passes, folder: &Path) -> Result<(), Outcome> {
         let refused = |error: Error| Outcome::Refused(reason(&error.to_string(), folder));
         let model = onnx::read(&folder.join("model.onnx")).map_err(|error| match error {
             Error::UnsupportedOperators { operators, .. } => {
@@ -128,11 +175,11 @@ impl Case {
             }
             error => refused(error),
         })?;
-        let session = Session::new(model.graph).map_err(refused)?;
+        let session = passes.session(model.graph).map_err(refused)?;
         if let Some(kind) = self.facts.kinds.iter().find(|kind| *kind != "TensorProto") {
             return Err(Outcome::Refused(format!("a value is a {kind}")));
         }
-        for run in (0..).take_while(|run| self.files.contains_key(&format!("output_{run}_0.pb"))) {
+        for run in (0usize..).take_while(|run| self.files.contains_key(&format!("output_{run}_0.pb"))) {
             let values = |side: &str| self.values(folder, &format!("{side}_{run}_")).map_err(refused);
             let outputs = session.run(values("input")?).map_err(refused)?;
             let found: BTreeMap<&str, &Array> = session.output_names().zip(&outputs).collect();
@@ -140,7 +187,7 @@ impl Case {
                 let Some(found) = found.get(name.as_str()) else {
                     return Err(Outcome::Wrong(format!("there is no output `{name}`")));
                 };
-                compare(found, &expected, self.facts.rtol, self.facts.atol)
+                compare(found, &expected, self.facts.rtol, self.facts.atol(run, &name))
                     .map_err(|difference| Outcome::Wrong(format!("`{name}`: {difference}")))?;
             }
         }
@@ -298,7 +345,10 @@ mod tests {
     fn facts_are_read_from_lines() {
         let facts = Facts::from_lines("com.microsoft.Gelu\n0.0001 2e-05\ntensors\n").unwrap();
         let operator = "com.microsoft.Gelu".to_owned();
-        assert_eq!(facts, Facts { operator, rtol: 1e-4, atol: 2e-5, kinds: Vec::new() });
+        assert_eq!(
+            facts,
+            Facts { operator, rtol: 1e-4, atol: 2e-5, kinds: Vec::new(), tolerances: Vec::new() }
+        );
         for lines in ["", "Gelu\n0.1\ntensors", "Gelu\n0 x\ntensors", "Gelu\n0 0\nsequences", "Gelu\n0 0"] {
             assert!(Facts::from_lines(lines).is_err(), "{lines:?}");
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Array, Dim, Graph, Node, Operands, Prepared, Value, ValueId, passes};
+use super::{Array, Constant, Dim, Graph, Node, Operands, Prepared, Value, ValueId, passes};
 use crate::{Error, Result, ThreadPool};
 
 /// A graph that is ready to run, any number of times and from any number of threads.
@@ -41,6 +41,15 @@ impl Session {
         let constants = constants.collect();
         let last_uses = last_uses(&graph);
         Ok(Self { graph, constants, last_uses })
+    }
+
+    /// A graph as it was written: nothing is computed or laid out before, nothing is dropped, and every value is kept until
+    /// the end. It is what the other sessions are compared with.
+    pub fn as_written(graph: Graph) -> Self {
+        let constants =
+            graph.values.iter().map(|value| value.constant.as_ref().map(Constant::array)).collect();
+        let last_uses = graph.nodes.iter().map(|node| vec![false; node.inputs.len()]).collect();
+        Self { graph, constants, last_uses }
     }
 
     /// The graph as it runs.

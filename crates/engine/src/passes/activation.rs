@@ -4,16 +4,18 @@
 //! - tanh GELU: `0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))`;
 //! - SiLU and quick GELU: `x * sigmoid(x)` and `x * sigmoid(1.702 * x)`.
 
-use super::pattern::{Pattern, Replacement, replace};
+use super::pattern::{Pattern, Replacement, is_like, replace};
 use crate::Result;
 use crate::graph::{Graph, Node, ValueId};
 use crate::kernels::Activation;
 use crate::ops::fused::Activate;
 
 pub(super) fn fuse(graph: &mut Graph) -> Result<()> {
+    let infos = graph.infer(&[])?;
     replace(graph, |pattern, node| {
         let (x, activation) = gelu(pattern, node).or_else(|| sigmoid_product(pattern, node))?;
-        Some(Replacement::new(Activate { activation }, vec![Some(x)]))
+        let is_same = is_like(&infos, x, node.output());
+        is_same.then(|| Replacement::new(Activate { activation }, vec![Some(x)]))
     });
     Ok(())
 }
@@ -48,20 +50,15 @@ fn one_plus(pattern: &Pattern, id: ValueId) -> Option<(ValueId, Activation)> {
         Pattern::both_orders(sum).into_iter().find(|(_, one)| pattern.is_scalar(*one, 1.0))?;
     if let Some(erf) = pattern.named(function, "Erf") {
         let scaled = pattern.node(erf.input(0)?)?;
-        let (x, factor) = scaled_by(pattern, scaled)?;
-        let is_right = (factor - std::f32::consts::FRAC_1_SQRT_2).abs() < 1e-4;
-        return is_right.then_some((x, Activation::GeluErf));
+        let x = times(pattern, scaled, std::f32::consts::FRAC_1_SQRT_2)?;
+        return Some((x, Activation::GeluErf));
     }
     let tanh = pattern.named(function, "Tanh")?;
-    let (sum, factor) = scaled_by(pattern, pattern.node(tanh.input(0)?)?)?;
-    if (factor - (2.0 / std::f32::consts::PI).sqrt()).abs() > 1e-4 {
-        return None;
-    }
+    let sum = times(pattern, pattern.node(tanh.input(0)?)?, (2.0 / std::f32::consts::PI).sqrt())?;
     let sum = pattern.named(sum, "Add")?;
     Pattern::both_orders(sum).into_iter().find_map(|(x, cubic)| {
-        let (cube, factor) = scaled_by(pattern, pattern.node(cubic)?)?;
-        let is_cube = (factor - 0.044_715).abs() < 1e-5 && is_cube_of(pattern, cube, x);
-        is_cube.then_some((x, Activation::GeluTanh))
+        let cube = times(pattern, pattern.node(cubic)?, 0.044_715)?;
+        is_cube_of(pattern, cube, x).then_some((x, Activation::GeluTanh))
     })
 }
 
@@ -76,6 +73,17 @@ fn is_cube_of(pattern: &Pattern, cube: ValueId, x: ValueId) -> bool {
         "Pow" => node.input(0) == Some(x) && node.input(1).is_some_and(|id| pattern.is_scalar(id, 3.0)),
         "Mul" => Pattern::both_orders(node).into_iter().any(|(a, square)| a == x && is_square(square)),
         _ => false,
+    }
+}
+
+/// What a node multiplies by this factor, or divides by its inverse.
+fn times(pattern: &Pattern, node: &Node, factor: f32) -> Option<ValueId> {
+    match node.operator.name() {
+        "Mul" => Pattern::both_orders(node)
+            .into_iter()
+            .find_map(|(x, scalar)| pattern.is_scalar(scalar, factor).then_some(x)),
+        "Div" => pattern.is_scalar(node.input(1)?, 1.0 / factor).then_some(node.input(0)?),
+        _ => None,
     }
 }
 
@@ -99,7 +107,7 @@ fn sigmoid_product(pattern: &Pattern, node: &Node) -> Option<(ValueId, Activatio
         if inner == x {
             return Some((x, Activation::Silu));
         }
-        let (scaled, factor) = scaled_by(pattern, pattern.node(inner)?)?;
-        (scaled == x && (factor - 1.702).abs() < 1e-4).then_some((x, Activation::QuickGelu))
+        let scaled = times(pattern, pattern.node(inner)?, 1.702)?;
+        (scaled == x).then_some((x, Activation::QuickGelu))
     })
 }

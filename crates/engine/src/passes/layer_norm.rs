@@ -1,7 +1,7 @@
 //! Layer normalisation over the last axis, as one node or spelled out in nine:
 //! `(x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon) * weight + bias`.
 
-use super::pattern::{Pattern, Replacement, replace};
+use super::pattern::{Pattern, Replacement, is_like, replace};
 use crate::Result;
 use crate::graph::{Graph, Infos, Node, ValueId};
 use crate::ops::fused::LayerNorm;
@@ -21,8 +21,12 @@ fn one_node(pattern: &Pattern, infos: &Infos, node: &Node) -> Option<Replacement
     let (x, weight, bias) = (node.input(0)?, node.input(1)?, node.input(2)?);
     let rank = infos.get(x)?.rank()?;
     let is_last = *axis == -1 || usize::try_from(*axis).is_ok_and(|axis| axis + 1 == rank);
-    let is_vector = |id| pattern.graph.constant(id).is_some_and(|vector| vector.shape().len() == 1);
-    if wants_more || !is_last || !is_vector(weight) || !is_vector(bias) {
+    // The standard lets a row have no other width than the vector, unless that is 1.
+    let is_wide = |id| {
+        is_vector_for(pattern, infos, id, x)
+            || pattern.graph.constant(id).is_some_and(|vector| matches!(vector.shape(), [len] if *len > 1))
+    };
+    if wants_more || !is_last || !is_wide(weight) || !is_wide(bias) || !is_like(infos, x, node.output()) {
         return None;
     }
     let inputs = vec![Some(x), Some(weight), Some(bias)];
@@ -57,8 +61,22 @@ fn spelled_out(pattern: &Pattern, infos: &Infos, node: &Node) -> Option<Replacem
     if !is_square || !is_difference(square.input(0)?) || mean_of(pattern, infos, mean)? != x {
         return None;
     }
+    // Rows of another width would be widened, or the vectors repeated.
+    let is_wide = |id| is_vector_for(pattern, infos, id, x);
+    if !is_wide(weight) || !is_wide(bias) || !is_like(infos, x, node.output()) {
+        return None;
+    }
     let inputs = vec![Some(x), Some(weight), Some(bias)];
     Some(Replacement::new(LayerNorm { epsilon }, inputs))
+}
+
+/// Whether a constant is a vector with a number for each of a row of `x`.
+fn is_vector_for(pattern: &Pattern, infos: &Infos, id: ValueId, x: ValueId) -> bool {
+    let width = infos.get(x).and_then(|info| info.shape.as_ref()?.last());
+    pattern.graph.constant(id).is_some_and(|vector| match (vector.shape(), width) {
+        ([len], Some(width)) => width.is(*len as i64),
+        _ => false,
+    })
 }
 
 /// The operands of a node of which one is a constant vector, which comes second here.

@@ -1,7 +1,7 @@
 //! Products with constant matrices, and the bias and activation that follow them.
 
 use super::pattern::{Replacement, replace};
-use crate::graph::{Graph, ValueId};
+use crate::graph::{DataType, Graph, ValueId};
 use crate::ops::fused::{Activate, Linear, WeightLayout};
 use crate::ops::matmul::gemm::Gemm;
 use crate::{Precision, Result};
@@ -9,7 +9,11 @@ use crate::{Precision, Result};
 pub(super) fn fuse(graph: &mut Graph, precision: Precision) -> Result<()> {
     let is_matrix = |graph: &Graph, id: ValueId| {
         graph.constant(id).is_some_and(|weight| {
-            weight.dtype().is_float() && weight.shape().len() == 2 && !weight.is_empty()
+            // The kernels compute in f32.
+            weight.dtype().is_float()
+                && weight.dtype() != DataType::F64
+                && weight.shape().len() == 2
+                && !weight.is_empty()
         })
     };
     let infos = graph.infer(&[])?;

@@ -47,13 +47,16 @@ fn skip_norm(pattern: &Pattern, node: &Node, additions: &mut Additions) -> Optio
         x = additions.node(ADD, &[x, bias]);
     }
     let (weight, bias) = (node.input(2)?, node.input(3)?);
-    let norm = LayerNorm { epsilon: *epsilon };
-    // The last output is the sum.
-    if let Some(sum) = output(3) {
-        additions.node_for(sum, ADD, &[x, skip]);
-        return Some(Replacement::new(norm, vec![Some(sum), Some(weight), Some(bias)]));
-    }
-    Some(Replacement::new(norm, vec![Some(x), Some(weight), Some(bias), Some(skip)]))
+    // The last output is the sum. The addition is fused again where nothing is broadcast and nobody else reads it.
+    let sum = match output(3) {
+        Some(sum) => {
+            additions.node_for(sum, ADD, &[x, skip]);
+            sum
+        }
+        None => additions.node(ADD, &[x, skip]),
+    };
+    let inputs = vec![Some(sum), Some(weight), Some(bias)];
+    Some(Replacement::new(LayerNorm { epsilon: *epsilon }, inputs))
 }
 
 /// The sum of rows of tables, normalised; the second output counts real tokens.

@@ -22,12 +22,13 @@ pub(crate) use vocabulary_max::take_vocabulary_max;
 use crate::graph::Graph;
 use crate::{Int8Scales, Precision, Result};
 
-/// Fuses what runs on the CPU's kernels.
+/// Fuses what runs on the CPU's kernels: linear layers of that precision, activations, layer normalisation, and with
+/// [`Int8Scales::PerToken`] products of integers. An encoder's graph is fused by [`ImportPlan`](crate::ImportPlan).
 ///
 /// # Errors
 ///
 /// When a node does not take its inputs.
-pub(crate) fn fuse(graph: &mut Graph, precision: Precision, int8: Int8Scales) -> Result<()> {
+pub fn fuse(graph: &mut Graph, precision: Precision, int8: Int8Scales) -> Result<()> {
     crate::graph::passes::simplify(graph)?;
     if int8 == Int8Scales::PerToken {
         quantized::fuse(graph)?;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::graph::{Array, Graph, Node, Operator, ValueId};
+use half::{bf16, f16};
+
+use crate::graph::{Array, Constant, DataType, Graph, Infos, Node, Operator, ValueId};
 
 /// A graph with the node that writes each value.
 pub(crate) struct Pattern<'a> {
@@ -63,9 +65,14 @@ impl<'a> Pattern<'a> {
         constant.array().to_floats().ok().map(|values| values[0])
     }
 
-    /// Whether the value is this number, as files round it.
+    /// Whether the value is this number, with five digits or more, or rounded to 16 bits where it is computed in those.
     pub(super) fn is_scalar(&self, id: ValueId, expected: f32) -> bool {
-        self.scalar(id).is_some_and(|value| (value - expected).abs() <= 1e-3 * expected.abs())
+        let dtype = self.graph.constant(id).map(Constant::dtype);
+        self.scalar(id).is_some_and(|value| {
+            (value - expected).abs() <= 1e-5 * expected.abs()
+                || (dtype == Some(DataType::F16) && value == f16::from_f32(expected).to_f32())
+                || (dtype == Some(DataType::Bf16) && value == bf16::from_f32(expected).to_f32())
+        })
     }
 
     /// Both orders of a node's two inputs.
@@ -74,6 +81,16 @@ impl<'a> Pattern<'a> {
             (Some(a), Some(b), 2) => vec![(a, b), (b, a)],
             _ => Vec::new(),
         }
+    }
+}
+
+/// Whether kernels for f32 can compute a value of as many dimensions as `x` has, in place of all the nodes between `x` and
+/// `output`: constants of further dimensions would give it more, and f64 has more digits.
+pub(super) fn is_like(infos: &Infos, x: ValueId, output: Option<ValueId>) -> bool {
+    let info = |id: ValueId| infos.get(id).filter(|info| info.dtype != DataType::F64);
+    match (info(x), output.and_then(info)) {
+        (Some(x), Some(output)) => x.rank().is_some() && x.rank() == output.rank(),
+        _ => false,
     }
 }
 
