@@ -40,6 +40,18 @@ const MIN_CHARS: usize = 20;
 ///
 /// When cargo cannot find the crates, or they do not have as many texts.
 pub fn texts(count: usize) -> Result<Vec<String>> {
+    let mut texts = all()?;
+    ensure!(texts.len() >= count, "the corpus has {} texts, not {count}", texts.len());
+    texts.truncate(count);
+    Ok(texts)
+}
+
+/// All different texts in an order that is random, but always the same.
+///
+/// # Errors
+///
+/// When cargo cannot find the crates.
+pub fn all() -> Result<Vec<String>> {
     let mut all = BTreeSet::new();
     for folder in crate_folders()? {
         for file in rust_files(&folder.join("src"))? {
@@ -48,10 +60,8 @@ pub fn texts(count: usize) -> Result<Vec<String>> {
             all.extend(doc_texts(&String::from_utf8_lossy(&source)));
         }
     }
-    ensure!(all.len() >= count, "the corpus has {} texts, not {count}", all.len());
     let mut texts: Vec<String> = all.into_iter().collect();
     shuffle(&mut texts);
-    texts.truncate(count);
     Ok(texts)
 }
 

@@ -9,6 +9,7 @@ pub mod instructions;
 pub mod models;
 pub mod multi_vector;
 pub mod python;
+pub mod retrieval;
 pub mod roofline;
 pub mod verify;
 pub mod workload;

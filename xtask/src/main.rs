@@ -27,6 +27,8 @@ enum Chore {
     MultiVector(xtask::multi_vector::Options),
     /// Count the instructions of fixed work by callgrind, and compare with the committed counts.
     Instructions(xtask::instructions::Options),
+    /// Find texts by each kind of embedding, and measure how often the right one is found.
+    Retrieval(xtask::retrieval::Options),
     /// Write the README's table of models anew.
     Models,
     /// Format, lint, document: what CI checks beside the tests.
@@ -42,6 +44,7 @@ fn main() -> Result<()> {
         Chore::Roofline(options) => xtask::roofline::main(&options),
         Chore::MultiVector(options) => xtask::multi_vector::main(&options),
         Chore::Instructions(options) => xtask::instructions::main(&options),
+        Chore::Retrieval(options) => xtask::retrieval::main(&options),
         Chore::Models => xtask::models::main(),
         Chore::Check => xtask::check::main(),
     }
