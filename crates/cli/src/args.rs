@@ -228,6 +228,7 @@ pub(crate) enum KindArg {
     Dense,
     Sparse,
     LateInteraction,
+    Hybrid,
     Image,
     Multimodal,
     CrossEncoder,

@@ -48,6 +48,7 @@ impl From<KindArg> for Kind {
             KindArg::Dense => Kind::Dense,
             KindArg::Sparse => Kind::Sparse,
             KindArg::LateInteraction => Kind::LateInteraction,
+            KindArg::Hybrid => Kind::Hybrid,
             KindArg::Image => Kind::Image,
             KindArg::Multimodal => Kind::Multimodal,
             KindArg::CrossEncoder => Kind::CrossEncoder,

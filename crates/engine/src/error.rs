@@ -25,6 +25,14 @@ pub enum Error {
         /// The parser's reason.
         source: safetensors::SafeTensorError,
     },
+    /// A file is none that `torch.save` wrote of a dictionary of tensors, or it is damaged.
+    #[error("{}: not a PyTorch file of tensors: {problem}", path.display())]
+    ParsePytorch {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and with which tensor.
+        problem: String,
+    },
     /// Two files of one checkpoint hold a tensor of the same name.
     #[error("{}: tensor `{tensor}` is also in {}", path.display(), other.display())]
     DoubledTensor {

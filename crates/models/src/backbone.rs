@@ -16,7 +16,7 @@ use crate::{Error, LoadOptions, Result, TextRole};
 /// What a folder's encoder is.
 #[derive(Debug)]
 pub(crate) enum Backbone {
-    /// An architecture with the sizes in config.json; its weights are safetensors.
+    /// An architecture with the sizes in config.json; its weights are safetensors or PyTorch's.
     Native(Box<dyn EncoderConfig>),
     /// A graph.
     Imported {
@@ -48,9 +48,24 @@ impl<T> ByRole<T> {
     }
 }
 
+#[cfg(test)]
+impl<T> ByRole<T> {
+    pub(crate) fn map<U>(self, map: impl Fn(T) -> U) -> ByRole<U> {
+        ByRole { plain: map(self.plain), query: map(self.query), passage: map(self.passage) }
+    }
+}
+
 /// Where exporters put graphs, the fastest first where there are several.
 const ONNX_FILES: &[&str] =
     &["model_optimized.onnx", "model.onnx", "onnx/model_optimized.onnx", "onnx/model.onnx"];
+
+/// Where checkpoints are, the first that is there.
+pub(crate) const CHECKPOINT_FILES: &[&str] = &[
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
 
 impl Backbone {
     /// Reads config.json, or the graph, whichever the weights need.
@@ -188,7 +203,7 @@ fn onnx_file(folder: &Path, spec: Option<&ModelSpec>, options: &LoadOptions) -> 
         return (weights.format == WeightsFormat::Onnx).then(|| folder.join(&weights.path));
     }
     let has = |name: &&str| folder.join(name).is_file();
-    if ["model.safetensors", "model.safetensors.index.json"].iter().any(&has) {
+    if CHECKPOINT_FILES.iter().any(&has) {
         return None;
     }
     ONNX_FILES.iter().find(|name| has(name)).map(|name| folder.join(name))

@@ -6,7 +6,7 @@ use candle_core::Device;
 use candlewick_engine::ImportOptions;
 use serde::Deserialize;
 
-use crate::backbone::Backbone;
+use crate::backbone::{Backbone, CHECKPOINT_FILES};
 use crate::folder::FolderConfig;
 use crate::json::{file_missing, read_json};
 use crate::registry::ModelSpec;
@@ -108,7 +108,7 @@ impl Checkpoint {
             let file = self.folder.join(path);
             return if file.is_file() { shards(&file) } else { missing(path) };
         }
-        for name in ["model.safetensors", "model.safetensors.index.json"] {
+        for name in CHECKPOINT_FILES {
             let path = self.folder.join(name);
             if path.is_file() {
                 return shards(&path);

@@ -197,6 +197,9 @@ pub enum Error {
         /// Why.
         problem: &'static str,
     },
+    /// Two hybrid embeddings were scored that have no output in common, or none that has a weight.
+    #[error("the embeddings have nothing in common that has a weight")]
+    NothingToCompare,
     /// No source could provide the model's files. Every attempt is listed with its reason.
     #[error("model `{model}` could not be had from any source:{}", list_attempts(.attempts))]
     Unavailable {

@@ -22,6 +22,7 @@ mod dense;
 mod error;
 mod folder;
 mod head;
+mod hybrid;
 mod inspect;
 mod json;
 mod late_interaction;
@@ -37,6 +38,7 @@ mod text_model;
 
 pub use dense::{DenseModel, Embedding, TextRole};
 pub use error::{Attempt, Error, Result};
+pub use hybrid::{HybridEmbedding, HybridModel, HybridOutputs, HybridWeights};
 pub use inspect::{EncoderInspection, Inspection, ValueType, WeightsSize, inspect};
 pub use late_interaction::LateInteractionModel;
 pub use multi_vector::{

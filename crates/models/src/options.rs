@@ -37,8 +37,8 @@ pub struct LoadOptions {
     pub device: DeviceChoice,
     /// What linear layers are held and multiplied in. Default: f32, as the original computes.
     pub precision: Precision,
-    /// The weights file, safetensors or ONNX. Default: the registry's choice; of a folder, `model.safetensors`, or
-    /// else the ONNX file that is there.
+    /// The weights file, safetensors, PyTorch's or ONNX. Default: the registry's choice; of a folder, `model.safetensors`,
+    /// or else `pytorch_model.bin`, or else the ONNX file that is there.
     pub weights: Option<PathBuf>,
     /// The output of an ONNX file to take, by its name. Default: the first with a row for each token, or else for
     /// each text.

@@ -5,9 +5,13 @@
 //! not the errors that configuration can cause.
 
 use std::path::PathBuf;
+#[cfg(test)]
+use std::sync::Arc;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use candle_core::Tensor;
+#[cfg(test)]
+use candlewick_engine::TextEncoder;
 use candlewick_engine::{Batch, ThreadPool, Weights};
 
 use crate::backbone::{Backbone, Encoders};
@@ -64,7 +68,9 @@ pub(crate) fn fetch(kind: Kind, id: &str, options: &LoadOptions) -> Result<(Path
     if let State::NotYet { missing } = spec.state() {
         return Err(Error::NotLoadable { model: spec.id, missing });
     }
-    if spec.kind != kind {
+    // A hybrid model has a head of each of these kinds.
+    let is_of_hybrid = matches!(kind, Kind::Dense | Kind::Sparse | Kind::LateInteraction);
+    if spec.kind != kind && !(spec.kind == Kind::Hybrid && is_of_hybrid) {
         return Err(Error::WrongKind { model: spec.id, found: spec.kind, expected: kind });
     }
     let folder = source::resolve(&spec, &options.source_options())?;
@@ -146,6 +152,13 @@ impl<H: Head> TextModel<H> {
         let network = self.network()?;
         let head = |states: &_, batch: &_| network.head.forward(states, batch);
         self.pipeline().run_sequences(sequences, 0, network.encoders.get(role).as_ref(), &head)
+    }
+
+    /// Puts something around the encoders, which are in memory.
+    #[cfg(test)]
+    pub(crate) fn wrap_encoders(&mut self, wrap: impl Fn(Arc<dyn TextEncoder>) -> Arc<dyn TextEncoder>) {
+        let network = self.network.get_mut().expect("the weights were read");
+        network.encoders = network.encoders.clone().map(wrap);
     }
 
     pub(crate) fn pipeline(&self) -> Pipeline<'_> {

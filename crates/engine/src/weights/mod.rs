@@ -1,11 +1,14 @@
-//! A strict reader of safetensors checkpoints.
+//! A strict reader of checkpoints: safetensors, and what `torch.save` writes.
 //!
 //! Files are memory-mapped, so reading a tensor costs one pass over its bytes. Nothing is taken on trust: a
 //! tensor has the shape that the caller expects, a floating-point type, and finite elements, or the reader
 //! says which file and tensor has not. [`View::finish`] refuses tensors that nobody asked for, because a
 //! checkpoint with extra parts computes something else than the architecture that ignores them.
 //!
-//! Format: <https://github.com/huggingface/safetensors#format>.
+//! Formats: <https://github.com/huggingface/safetensors#format>, and `pytorch`.
+
+mod pickle;
+mod pytorch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -47,7 +50,7 @@ impl Weights {
     ///
     /// # Errors
     ///
-    /// When a file cannot be read, is not a valid safetensors file, or repeats a tensor of another.
+    /// When a file cannot be read, is neither a valid safetensors file nor one of PyTorch, or repeats a tensor of another.
     pub fn open<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Result<Self> {
         let mut weights = Self {
             files: Vec::new(),
@@ -72,19 +75,10 @@ impl Weights {
     fn map(&mut self, path: &Path) -> Result<()> {
         let open_error = |source| Error::OpenWeights { path: path.to_owned(), source };
         let mapped = MappedFile::open(path).map_err(open_error)?;
-        let bytes = mapped.as_slice();
-        let parse_error = |source| Error::ParseWeights { path: path.to_owned(), source };
-        let parsed = SafeTensors::deserialize(bytes).map_err(parse_error)?;
-        for (name, tensor) in parsed.tensors() {
-            let start = tensor.data().as_ptr() as usize - bytes.as_ptr() as usize;
-            let info = TensorInfo {
-                file: self.files.len(),
-                dtype: tensor.dtype(),
-                shape: tensor.shape().to_vec(),
-                bytes: start..start + tensor.data().len(),
-            };
+        let file = self.files.len();
+        for (name, info) in read_header(path, mapped.as_slice(), file)? {
             if let Some(earlier) = self.tensors.get(&name) {
-                let other = self.files[earlier.file].path.clone();
+                let other = self.files.get(earlier.file).map_or(path, |file| &file.path).to_owned();
                 return Err(Error::DoubledTensor { path: path.to_owned(), other, tensor: name });
             }
             self.tensors.insert(name, info);
@@ -106,6 +100,11 @@ impl Weights {
     /// Whether the checkpoint holds a tensor of this full name.
     pub fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
+    }
+
+    /// The shape of the tensor of this full name, if the checkpoint holds it.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|info| info.shape.as_slice())
     }
 
     /// The names of all tensors, sorted.
@@ -262,6 +261,27 @@ impl<'a> View<'a> {
     fn full_name(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
+}
+
+/// The tensors of a file, which is number `file` of the checkpoint.
+fn read_header(path: &Path, bytes: &[u8], file: usize) -> Result<Vec<(String, TensorInfo)>> {
+    if pytorch::is_pytorch(path, bytes) {
+        let parse_error = |problem| Error::ParsePytorch { path: path.to_owned(), problem };
+        let tensors = pytorch::read(bytes).map_err(parse_error)?.into_iter();
+        let info = |tensor: pytorch::Tensor| {
+            let pytorch::Tensor { name, dtype, shape, bytes } = tensor;
+            (name, TensorInfo { file, dtype, shape, bytes })
+        };
+        return Ok(tensors.map(info).collect());
+    }
+    let parse_error = |source| Error::ParseWeights { path: path.to_owned(), source };
+    let parsed = SafeTensors::deserialize(bytes).map_err(parse_error)?;
+    let info = |(name, tensor): (String, safetensors::tensor::TensorView<'_>)| {
+        let start = tensor.data().as_ptr() as usize - bytes.as_ptr() as usize;
+        let bytes = start..start + tensor.data().len();
+        (name, TensorInfo { file, dtype: tensor.dtype(), shape: tensor.shape().to_vec(), bytes })
+    };
+    Ok(parsed.tensors().into_iter().map(info).collect())
 }
 
 /// Appends elements of `N` bytes each; one that is not finite is an error with its index.

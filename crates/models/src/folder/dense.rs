@@ -8,7 +8,7 @@ use std::path::Path;
 use candlewick_engine::Pooling;
 use serde_json::Value;
 
-use super::projection::{Projection, read_projection};
+use super::projection::{Projection, layer_file, read_projection};
 use super::{FolderConfig, unsupported};
 use crate::Result;
 use crate::json::read_json;
@@ -31,6 +31,10 @@ impl DenseModules {
     pub(crate) fn read(folder: &Path, config: &FolderConfig) -> Result<Self> {
         let mut read = Self::default();
         let Some(modules) = &config.modules else {
+            // FlagEmbedding's defaults for BGE-M3.
+            if ["sparse_linear", "colbert_linear"].iter().all(|name| layer_file(folder, name).is_some()) {
+                (read.pooling, read.normalize) = (Some(Pooling::Cls), Some(true));
+            }
             return Ok(read);
         };
         let mut normalize = false;

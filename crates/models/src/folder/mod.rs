@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 pub(crate) use self::dense::DenseModules;
-pub(crate) use self::projection::{Projection, read_projection};
+pub(crate) use self::projection::{Projection, layer_file, need_layer_file, read_layer, read_projection};
 use crate::json::read_json_if_there;
 use crate::registry::Prompts;
 use crate::{Error, Result};
@@ -139,6 +139,29 @@ impl FolderConfig {
         };
         self.modules = Some(modules.into_iter().map(read).collect::<Result<_>>()?);
         Ok(())
+    }
+}
+
+/// The token that tokenizer_config.json names as its `mask_token`, `cls_token`...
+///
+/// # Errors
+///
+/// When the file cannot be read.
+pub(crate) fn special_token(folder: &Path, key: &str) -> Result<Option<String>> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Token {
+        Text(String),
+        Added { content: String },
+    }
+    let path = folder.join("tokenizer_config.json");
+    let config: Option<serde_json::Map<String, serde_json::Value>> = read_json_if_there(&path)?;
+    let named = config.and_then(|mut config| config.remove(key)).filter(|named| !named.is_null());
+    let Some(named) = named else {
+        return Ok(None);
+    };
+    match serde_json::from_value(named).map_err(|source| Error::ParseJson { path, source })? {
+        Token::Text(token) | Token::Added { content: token } => Ok(Some(token)),
     }
 }
 

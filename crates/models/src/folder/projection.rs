@@ -1,15 +1,18 @@
-//! `Dense` modules: linear layers behind the encoder, as sentence-transformers and PyLate write them.
+//! Linear layers behind the encoder: `Dense` modules, as sentence-transformers and PyLate write them, and the layers that
+//! FlagEmbedding keeps beside BGE-M3.
 
 use std::path::{Path, PathBuf};
 
+use candlewick_engine::Weights;
 use candlewick_engine::nn::Activation;
 use serde::Deserialize;
 
 use super::unsupported;
 use crate::Result;
+use crate::checkpoint::engine_error;
 use crate::json::{file_missing, read_json};
 
-/// A `Dense` module: a linear layer on vectors of texts or of tokens.
+/// A linear layer on vectors of texts or of tokens.
 #[derive(Debug)]
 pub(crate) struct Projection {
     pub(crate) in_features: usize,
@@ -19,6 +22,8 @@ pub(crate) struct Projection {
     /// Whether the input is added to the output; through a linear layer of its own where their widths differ.
     pub(crate) use_residual: bool,
     pub(crate) weights: PathBuf,
+    /// What the names of its tensors begin with: `linear` in a module, nothing where the file is of the layer alone.
+    pub(crate) prefix: Option<&'static str>,
 }
 
 /// Reads a `Dense` module's own files.
@@ -61,5 +66,53 @@ pub(crate) fn read_projection(folder: &Path) -> Result<Projection> {
         return Err(file_missing(&weights));
     }
     let Config { in_features, out_features, bias, use_residual, .. } = config;
-    Ok(Projection { in_features, out_features, bias, activation, use_residual, weights })
+    Ok(Projection {
+        in_features,
+        out_features,
+        bias,
+        activation,
+        use_residual,
+        weights,
+        prefix: Some("linear"),
+    })
+}
+
+/// Finds the file of a layer that FlagEmbedding keeps beside a model: `NAME.pt`, or what others made of it.
+pub(crate) fn layer_file(folder: &Path, name: &str) -> Option<PathBuf> {
+    let file = |extension: &str| folder.join(format!("{name}.{extension}"));
+    ["safetensors", "pt"].map(file).into_iter().find(|path| path.is_file())
+}
+
+/// [`layer_file`] of a layer that must be there.
+pub(crate) fn need_layer_file(folder: &Path, name: &str) -> Result<PathBuf> {
+    layer_file(folder, name).ok_or_else(|| file_missing(&folder.join(format!("{name}.pt"))))
+}
+
+/// Reads the sizes of a layer that has a file of its own; `model` is who needs it.
+///
+/// # Errors
+///
+/// When the file is broken, or has no `weight` of two dimensions.
+pub(crate) fn read_layer(path: &Path, model: &str) -> Result<Projection> {
+    let engine_error = |source| engine_error(model, source);
+    let weights = Weights::open([path]).map_err(engine_error)?;
+    let (out_features, in_features) = match weights.shape("weight") {
+        Some(&[out_features, in_features]) => (out_features, in_features),
+        Some(shape) => {
+            return Err(unsupported(path, "weight", format!("{shape:?} is the shape of no linear layer")));
+        }
+        None => {
+            let (path, tensor) = (path.to_owned(), "weight".to_owned());
+            return Err(engine_error(candlewick_engine::Error::MissingTensor { path, tensor }));
+        }
+    };
+    Ok(Projection {
+        in_features,
+        out_features,
+        bias: weights.contains("bias"),
+        activation: None,
+        use_residual: false,
+        weights: path.to_owned(),
+        prefix: None,
+    })
 }

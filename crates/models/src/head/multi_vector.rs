@@ -7,11 +7,11 @@ use candlewick_engine::nn::{Linear, LinearConfig};
 use candlewick_engine::{Batch, Weights, pooling};
 
 use super::projection::{ProjectionLayer, check_projections};
+use crate::Result;
 use crate::checkpoint::{Checkpoint, engine_error};
 use crate::folder::Projection;
 use crate::multi_vector::MultiVectorEmbedding;
 use crate::text_model::Head;
-use crate::{Error, Result};
 
 /// What a head of token vectors is made of, before its weights are read.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub(crate) struct MultiVectorConfig {
     projections: Vec<Projection>,
     /// Whether `linear.weight` beside the encoder's weights makes `dim` numbers of a hidden state, as in ColBERT.
     has_linear: bool,
+    /// Whether the first token has no vector, as in BGE-M3.
+    skips_first: bool,
 }
 
 /// From hidden states to token vectors.
@@ -31,6 +33,7 @@ pub(crate) struct MultiVectorHead {
     dim: usize,
     normalize: bool,
     projections: Vec<ProjectionLayer>,
+    skips_first: bool,
 }
 
 impl MultiVectorConfig {
@@ -45,19 +48,18 @@ impl MultiVectorConfig {
         linear_dim: Option<usize>,
         normalize: bool,
     ) -> Result<Self> {
-        if checkpoint.backbone.is_pooled() {
-            return Err(Error::UnsupportedConfig {
-                path: checkpoint.backbone.file(&checkpoint.folder),
-                key: "outputs".into(),
-                problem: "no output has a row for each token".into(),
-            });
-        }
+        super::check_has_tokens(checkpoint)?;
         let width = check_projections(checkpoint, &projections)?;
         // A graph has the layer in it.
         let linear_dim = linear_dim.filter(|_| checkpoint.backbone.architecture().is_some());
         let dim = linear_dim.unwrap_or(width);
         checkpoint.check_fact("dim", checkpoint.spec.as_ref().and_then(|spec| spec.dim), dim)?;
-        Ok(Self { dim, normalize, projections, has_linear: linear_dim.is_some() })
+        Ok(Self { dim, normalize, projections, has_linear: linear_dim.is_some(), skips_first: false })
+    }
+
+    /// Gives the first token of a text no vector if `skips_first`.
+    pub(crate) fn skipping_first(self, skips_first: bool) -> Self {
+        Self { skips_first, ..self }
     }
 
     /// Length of a vector.
@@ -80,7 +82,8 @@ impl Head for MultiVectorHead {
             let linear = Linear::load(&weights.root().pp("linear"), linear, device).map_err(engine_error)?;
             projections.push(ProjectionLayer::new(linear));
         }
-        Ok(Self { dim: config.dim, normalize: config.normalize, projections })
+        let MultiVectorConfig { dim, normalize, skips_first, .. } = *config;
+        Ok(Self { dim, normalize, projections, skips_first })
     }
 
     fn forward(
@@ -110,6 +113,7 @@ impl MultiVectorHead {
         let values = vectors.flatten_all()?.to_vec1::<f32>()?;
         let embedding = |rows: std::ops::Range<usize>| {
             let mut kept = Vec::with_capacity(rows.len() * self.dim);
+            let rows = rows.skip(usize::from(self.skips_first));
             for row in rows.filter(|row| !skipped_ids.contains(&batch.token_ids()[*row])) {
                 kept.extend_from_slice(&values[row * self.dim..(row + 1) * self.dim]);
             }

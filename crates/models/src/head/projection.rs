@@ -1,4 +1,4 @@
-//! `Dense` modules as layers.
+//! Linear layers that have files of their own.
 
 use candle_core::{Device, Tensor};
 use candlewick_engine::Weights;
@@ -29,7 +29,7 @@ impl ProjectionLayer {
         Self { linear, residual: None }
     }
 
-    /// Reads the weights of each module.
+    /// Reads the weights of each layer.
     pub(crate) fn load_all(
         projections: &[Projection],
         device: &Device,
@@ -37,20 +37,23 @@ impl ProjectionLayer {
         projections.iter().map(|projection| Self::load(projection, device)).collect()
     }
 
-    fn load(projection: &Projection, device: &Device) -> candlewick_engine::Result<Self> {
+    /// Reads the weights of a layer.
+    pub(crate) fn load(projection: &Projection, device: &Device) -> candlewick_engine::Result<Self> {
         let weights = Weights::open([&projection.weights])?;
         let Projection { in_features, out_features, bias, activation, use_residual, .. } = *projection;
         let config = LinearConfig { in_features, out_features, bias, activation };
-        let linear = Linear::load(&weights.root().pp("linear"), config, device)?;
+        let root = weights.root();
+        let view = projection.prefix.map_or_else(|| root.clone(), |prefix| root.pp(prefix));
+        let linear = Linear::load(&view, config, device)?;
         let residual = match use_residual {
             false => None,
             true if in_features == out_features => Some(Residual::AsItIs),
             true => {
                 let config = LinearConfig { in_features, out_features, bias: false, activation: None };
-                Some(Residual::Through(Linear::load(&weights.root().pp("residual"), config, device)?))
+                Some(Residual::Through(Linear::load(&root.pp("residual"), config, device)?))
             }
         };
-        weights.root().finish(&[])?;
+        root.finish(&[])?;
         Ok(Self { linear, residual })
     }
 
@@ -71,9 +74,9 @@ pub(crate) fn check_projections(checkpoint: &Checkpoint, projections: &[Projecti
     for projection in projections {
         if projection.in_features != width {
             return Err(Error::UnsupportedConfig {
-                path: checkpoint.folder.join("modules.json"),
+                path: projection.weights.clone(),
                 key: "in_features".into(),
-                problem: format!("a Dense module takes {}, but gets {width}", projection.in_features),
+                problem: format!("the layer takes {}, but gets {width}", projection.in_features),
             });
         }
         width = projection.out_features;

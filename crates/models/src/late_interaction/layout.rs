@@ -2,14 +2,14 @@
 //! config_sentence_transformers.json says.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::checkpoint::Checkpoint;
-use crate::folder::{Projection, read_projection};
+use crate::folder::{Projection, layer_file, need_layer_file, read_layer, read_projection, special_token};
 use crate::json::read_json_if_there;
-use crate::registry::{LateInteractionSpec, ModelSpec};
+use crate::registry::{Kind, LateInteractionSpec, ModelSpec};
 use crate::text::{Encoding, TextTokenizer};
 use crate::{Error, Result, TextRole};
 
@@ -19,6 +19,8 @@ pub(super) enum Layout {
     Row(LateInteractionSpec),
     ColBert(ColBertMetadata),
     PyLate(PyLateConfig),
+    /// BGE-M3: no markers, a layer in this file, and no vector for the first token.
+    BgeM3(PathBuf),
     /// Nothing: texts are as the tokenizer makes them.
     Plain,
 }
@@ -93,6 +95,9 @@ impl Layout {
         if let Some(row) = spec.and_then(|spec| spec.late_interaction) {
             return Ok(Self::Row(row));
         }
+        if spec.is_some_and(|spec| spec.kind == Kind::Hybrid) {
+            return Ok(Self::BgeM3(need_layer_file(folder, "colbert_linear")?));
+        }
         let path = folder.join("config_sentence_transformers.json");
         let config: Option<serde_json::Map<String, serde_json::Value>> = read_json_if_there(&path)?;
         if let Some(config) = config.filter(|config| config.contains_key("query_prefix")) {
@@ -108,13 +113,20 @@ impl Layout {
             }
             return Ok(Self::PyLate(config));
         }
-        let metadata = read_json_if_there(&folder.join("artifact.metadata"))?;
-        Ok(metadata.map_or(Self::Plain, Self::ColBert))
+        if let Some(metadata) = read_json_if_there(&folder.join("artifact.metadata"))? {
+            return Ok(Self::ColBert(metadata));
+        }
+        Ok(layer_file(folder, "colbert_linear").map_or(Self::Plain, Self::BgeM3))
     }
 
-    /// Whether texts are marked: then their vectors are normalised unless something else is said.
-    pub(super) fn is_marked(&self) -> bool {
+    /// Whether vectors are normalised unless something else is said.
+    pub(super) fn normalizes(&self) -> bool {
         !matches!(self, Self::Plain)
+    }
+
+    /// Whether the first token has no vector.
+    pub(super) fn skips_first(&self) -> bool {
+        matches!(self, Self::BgeM3(_))
     }
 
     /// Whether queries are filled up with tokens to which no token attends.
@@ -123,7 +135,7 @@ impl Layout {
             Self::Row(row) => row.query_length.is_some() && !row.attend_to_filling,
             Self::ColBert(metadata) => !metadata.attend_to_mask_tokens,
             Self::PyLate(config) => config.do_query_expansion && !config.attend_to_expansion_tokens,
-            Self::Plain => false,
+            Self::BgeM3(_) | Self::Plain => false,
         }
     }
 
@@ -137,7 +149,7 @@ impl Layout {
                 query: config.query_length.min(max_length) - 1,
                 document: requested.unwrap_or(config.document_length).min(max_length).saturating_sub(1),
             },
-            Self::Plain => both(max_length),
+            Self::BgeM3(_) | Self::Plain => both(max_length),
         }
     }
 
@@ -150,6 +162,7 @@ impl Layout {
         let mut projections = Vec::new();
         match self {
             Self::ColBert(metadata) => return Ok((projections, Some(metadata.dim))),
+            Self::BgeM3(path) => return Ok((vec![read_layer(path, &checkpoint.name)?], None)),
             Self::Row(_) if checkpoint.folder_config.modules.is_none() => {
                 return Ok((projections, checkpoint.spec.as_ref().and_then(|spec| spec.dim)));
             }
@@ -229,7 +242,7 @@ impl Layout {
                 layout.skipped_ids =
                     config.skiplist_words.iter().map(|word| id(word)).collect::<Result<_>>()?;
             }
-            Self::Plain => {}
+            Self::BgeM3(_) | Self::Plain => {}
         }
         layout.check(checkpoint, &path)?;
         Ok(layout)
@@ -304,22 +317,7 @@ impl TokenLayout {
 
 /// The mask token that tokenizer_config.json names, or what it is usually called.
 fn mask_token(checkpoint: &Checkpoint, tokenizer: &TextTokenizer) -> Result<Option<u32>> {
-    #[derive(Default, Deserialize)]
-    struct Config {
-        mask_token: Option<Token>,
-    }
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Token {
-        Text(String),
-        Added { content: String },
-    }
-    let path = checkpoint.folder.join("tokenizer_config.json");
-    let config: Config = read_json_if_there(&path)?.unwrap_or_default();
-    let named = config.mask_token.map(|token| match token {
-        Token::Text(text) => text,
-        Token::Added { content } => content,
-    });
+    let named = special_token(&checkpoint.folder, "mask_token")?;
     let usual = ["[MASK]", "<mask>"].into_iter();
     Ok(named.as_deref().into_iter().chain(usual).find_map(|token| tokenizer.token_id(token)))
 }

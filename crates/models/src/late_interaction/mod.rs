@@ -39,8 +39,8 @@ impl LateInteractionModel {
         Self::open(&folder, Some(spec), options)
     }
 
-    /// Loads a folder as ColBERT (artifact.metadata) or PyLate (config_sentence_transformers.json) writes it. Of another
-    /// folder, every token has its hidden state, without markers.
+    /// Loads a folder as ColBERT (artifact.metadata), PyLate (config_sentence_transformers.json) or FlagEmbedding
+    /// (colbert_linear.pt) writes it. Of another folder, every token has its hidden state, without markers.
     ///
     /// # Errors
     ///
@@ -61,9 +61,10 @@ impl LateInteractionModel {
         checkpoint.options.max_length = (longest < usize::MAX).then_some(longest);
         let normalize = checkpoint.options.normalize;
         let normalize = normalize.or(checkpoint.spec.as_ref().and_then(|spec| spec.normalize));
-        let normalize = normalize.unwrap_or(layout.is_marked());
+        let normalize = normalize.unwrap_or(layout.normalizes());
         let (projections, linear_dim) = layout.projections(&checkpoint)?;
-        let head = MultiVectorConfig::new(&checkpoint, projections, linear_dim, normalize)?;
+        let head = MultiVectorConfig::new(&checkpoint, projections, linear_dim, normalize)?
+            .skipping_first(layout.skips_first());
         let dim = head.dim();
         let model = TextModel::open(checkpoint, head)?;
         let tokens = layout.tokens(&model.checkpoint, &model.tokenizer, lengths)?;

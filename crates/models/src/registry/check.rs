@@ -124,7 +124,8 @@ impl ReferenceFigures {
         let dim = model.dim.unwrap_or(usize::MAX);
         let (values, indices, rows) = (self.values.len(), self.indices.len(), self.rows.len());
         let (fits, expected) = match model.kind {
-            Kind::Dense | Kind::Image => {
+            // A hybrid model's figures are of its dense embedding.
+            Kind::Dense | Kind::Hybrid | Kind::Image => {
                 ((1..=dim).contains(&values) && indices + rows == 0, "values, at most dim")
             }
             Kind::Sparse => (values > 0 && values == indices && rows == 0, "as many indices as values"),

@@ -258,6 +258,7 @@ mod tests {
         let good = [
             ("dense", "text = \"a\", values = [1.0]"),
             ("sparse", "text = \"a\", values = [1.0, 2.0], indices = [3, 1]"),
+            ("hybrid", "text = \"a\", values = [1.0]"),
             ("late-interaction", "text = \"a\", rows = [[1.0], [2.0]]"),
             ("image", &format!("{image}, values = [1.0]")),
             ("multimodal", &format!("{image}, rows = [[1.0]]")),
@@ -265,7 +266,9 @@ mod tests {
         ];
         for (kind, line) in good {
             Registry::parse(&figures(kind, line), "my.toml").unwrap();
-            for (other, _) in good.iter().filter(|(other, _)| *other != kind) {
+            let is_like =
+                |other: &str| ["dense", "hybrid"].contains(&kind) && ["dense", "hybrid"].contains(&other);
+            for (other, _) in good.iter().filter(|(other, _)| *other != kind && !is_like(other)) {
                 check_error(&figures(other, line), "reference: ");
             }
         }

@@ -75,6 +75,8 @@ pub enum Kind {
     Sparse,
     /// One vector per token.
     LateInteraction,
+    /// One vector, weights of some indices and one vector per token, all of one pass over a text.
+    Hybrid,
     /// One vector per image.
     Image,
     /// One vector per token of a text or patch of an image.
@@ -127,6 +129,8 @@ pub struct LateInteractionSpec {
 pub enum WeightsFormat {
     /// A safetensors file, or the `.index.json` of a sharded one.
     Safetensors,
+    /// A pytorch_model.bin as `torch.save` writes it, or the `.index.json` of a sharded one.
+    Pytorch,
     /// An ONNX graph with its weights.
     Onnx,
 }
@@ -295,8 +299,15 @@ impl ModelSpec {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 6] =
-        [Kind::Dense, Kind::Sparse, Kind::LateInteraction, Kind::Image, Kind::Multimodal, Kind::CrossEncoder];
+    pub const ALL: [Kind; 7] = [
+        Kind::Dense,
+        Kind::Sparse,
+        Kind::LateInteraction,
+        Kind::Hybrid,
+        Kind::Image,
+        Kind::Multimodal,
+        Kind::CrossEncoder,
+    ];
 }
 
 impl std::fmt::Display for Kind {
@@ -305,6 +316,7 @@ impl std::fmt::Display for Kind {
             Kind::Dense => "dense",
             Kind::Sparse => "sparse",
             Kind::LateInteraction => "late-interaction",
+            Kind::Hybrid => "hybrid",
             Kind::Image => "image",
             Kind::Multimodal => "multimodal",
             Kind::CrossEncoder => "cross-encoder",
@@ -316,6 +328,7 @@ impl std::fmt::Display for WeightsFormat {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             WeightsFormat::Safetensors => "safetensors",
+            WeightsFormat::Pytorch => "PyTorch",
             WeightsFormat::Onnx => "ONNX",
         })
     }

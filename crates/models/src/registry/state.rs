@@ -59,8 +59,8 @@ impl WeightsSpec {
     pub fn missing(&self, model: &ModelSpec) -> Option<Missing> {
         let weights = self.path.clone();
         match (self.format, &model.architecture) {
-            (WeightsFormat::Safetensors, Some(name)) if arch::is_known(name) => None,
-            (WeightsFormat::Safetensors, name) => {
+            (WeightsFormat::Safetensors | WeightsFormat::Pytorch, Some(name)) if arch::is_known(name) => None,
+            (WeightsFormat::Safetensors | WeightsFormat::Pytorch, name) => {
                 Some(Missing::Architecture { weights, architecture: name.clone() })
             }
             (WeightsFormat::Onnx, _) => None,

@@ -6,6 +6,8 @@ use candlewick_engine::ThreadPool;
 
 use super::{Bm25, Bm25Options, SparseEmbedding, SpladeModel};
 use crate::checkpoint::engine_error;
+use crate::folder::layer_file;
+use crate::hybrid::{HybridModel, HybridOutputs};
 use crate::registry::{Kind, ModelSpec, Registry, SparseMethod};
 use crate::text_model::fetch;
 use crate::{Error, LoadOptions, Result, TextRole};
@@ -20,6 +22,8 @@ pub struct SparseModel {
 #[derive(Debug)]
 enum Method {
     Splade(Box<SpladeModel>),
+    /// The sparse head of a hybrid model.
+    TokenWeights(Box<HybridModel>),
     Bm25(Box<Bm25>),
 }
 
@@ -40,7 +44,8 @@ impl SparseModel {
         Self::open(&folder, Some(spec), options)
     }
 
-    /// Loads a folder: tokenizer.json, config.json and the weights of a masked language model.
+    /// Loads a folder: tokenizer.json, config.json and the weights of a masked language model, or of an encoder with
+    /// sparse_linear.pt beside it, as BGE-M3's.
     ///
     /// # Errors
     ///
@@ -52,7 +57,17 @@ impl SparseModel {
     fn open(folder: &Path, spec: Option<ModelSpec>, options: LoadOptions) -> Result<Self> {
         let name = spec.as_ref().map_or_else(|| folder.display().to_string(), |spec| spec.id.clone());
         check_options(&name, &options)?;
-        let method = Method::Splade(Box::new(SpladeModel::open(folder, spec, options)?));
+        let is_hybrid = match &spec {
+            Some(spec) => spec.kind == Kind::Hybrid,
+            None => layer_file(folder, "sparse_linear").is_some(),
+        };
+        let method = match is_hybrid {
+            true => {
+                let model = HybridModel::open(folder, spec, options, HybridOutputs::SPARSE)?;
+                Method::TokenWeights(Box::new(model))
+            }
+            false => Method::Splade(Box::new(SpladeModel::open(folder, spec, options)?)),
+        };
         Ok(Self { method, name })
     }
 
@@ -79,6 +94,10 @@ impl SparseModel {
     pub fn embed<S: AsRef<str> + Sync>(&self, texts: &[S], role: TextRole) -> Result<Vec<SparseEmbedding>> {
         match &self.method {
             Method::Splade(model) => model.embed(texts, role),
+            Method::TokenWeights(model) => {
+                let embeddings = model.embed_some(texts, role, HybridOutputs::SPARSE)?.into_iter();
+                Ok(embeddings.map(|embedding| embedding.sparse.expect("it was asked for")).collect())
+            }
             Method::Bm25(model) if role == TextRole::Query => Ok(model.query_embed(texts)),
             Method::Bm25(model) => Ok(model.embed(texts)),
         }
@@ -93,6 +112,7 @@ impl SparseModel {
     pub fn token_count<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<usize> {
         match &self.method {
             Method::Splade(model) => model.token_count(texts),
+            Method::TokenWeights(model) => model.token_count(texts),
             Method::Bm25(model) => Ok(model.token_count(texts)),
         }
     }
