@@ -5,8 +5,10 @@ mod multi_vector;
 mod projection;
 mod score;
 mod splade;
+mod token_rows;
 
 pub(crate) use dense::{DenseConfig, DenseHead};
 pub(crate) use multi_vector::{MultiVectorConfig, MultiVectorHead};
 pub(crate) use score::{ScoreConfig, ScoreHead};
 pub(crate) use splade::{SpladeActivation, SpladeConfig, SpladeHead};
+pub(crate) use token_rows::{TokenRowsConfig, TokenRowsHead};

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use candlewick_engine::ThreadPool;
 
-use super::{Bm25, Bm25Options, SparseEmbedding, SpladeModel};
+use super::word_models::{MATRICES, STOP_WORDS};
+use super::{Bm25, Bm25Options, Bm42Model, MiniCoilModel, SparseEmbedding, SpladeModel};
 use crate::checkpoint::engine_error;
 use crate::registry::{Kind, ModelSpec, Registry, SparseMethod};
 use crate::text_model::fetch;
@@ -21,6 +22,8 @@ pub struct SparseModel {
 enum Method {
     Splade(Box<SpladeModel>),
     Bm25(Box<Bm25>),
+    Bm42(Box<Bm42Model>),
+    MiniCoil(Box<MiniCoilModel>),
 }
 
 impl SparseModel {
@@ -40,7 +43,8 @@ impl SparseModel {
         Self::open(&folder, Some(spec), options)
     }
 
-    /// Loads a folder: tokenizer.json, config.json and the weights of a masked language model.
+    /// Loads a folder: tokenizer.json, config.json and the weights of a masked language model. With stopwords.txt it is
+    /// BM42, whose graph gives attention's probabilities; with minicoil.triplet.model.npy, too, miniCOIL.
     ///
     /// # Errors
     ///
@@ -52,7 +56,12 @@ impl SparseModel {
     fn open(folder: &Path, spec: Option<ModelSpec>, options: LoadOptions) -> Result<Self> {
         let name = spec.as_ref().map_or_else(|| folder.display().to_string(), |spec| spec.id.clone());
         check_options(&name, &options)?;
-        let method = Method::Splade(Box::new(SpladeModel::open(folder, spec, options)?));
+        let method = match spec.as_ref().and_then(|spec| spec.method).unwrap_or_else(|| method_of(folder)) {
+            SparseMethod::Splade => Method::Splade(Box::new(SpladeModel::open(folder, spec, options)?)),
+            SparseMethod::Bm25 => return Self::bm25(name, &options),
+            SparseMethod::Bm42 => Method::Bm42(Box::new(Bm42Model::open(folder, spec, options)?)),
+            SparseMethod::Minicoil => Method::MiniCoil(Box::new(MiniCoilModel::open(folder, spec, options)?)),
+        };
         Ok(Self { method, name })
     }
 
@@ -81,6 +90,8 @@ impl SparseModel {
             Method::Splade(model) => model.embed(texts, role),
             Method::Bm25(model) if role == TextRole::Query => Ok(model.query_embed(texts)),
             Method::Bm25(model) => Ok(model.embed(texts)),
+            Method::Bm42(model) => model.embed(texts, role),
+            Method::MiniCoil(model) => model.embed(texts, role),
         }
     }
 
@@ -94,7 +105,19 @@ impl SparseModel {
         match &self.method {
             Method::Splade(model) => model.token_count(texts),
             Method::Bm25(model) => Ok(model.token_count(texts)),
+            Method::Bm42(model) => model.token_count(texts),
+            Method::MiniCoil(model) => model.token_count(texts),
         }
+    }
+}
+
+/// What a folder without a registry row holds, by files that only one method has.
+fn method_of(folder: &Path) -> SparseMethod {
+    let has = |name: &str| folder.join(name).is_file();
+    match (has(MATRICES), has(STOP_WORDS)) {
+        (true, _) => SparseMethod::Minicoil,
+        (false, true) => SparseMethod::Bm42,
+        (false, false) => SparseMethod::Splade,
     }
 }
 
