@@ -5,6 +5,7 @@
 //! kernels. A graph that cannot be proven runs as it is, on sequences of equal length together, so that there is no
 //! padding either; [`ImportPlan::unpacked_because`] says why.
 
+mod output;
 mod scalars;
 
 use std::collections::BTreeMap;
@@ -13,9 +14,11 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
+use self::output::choose_output;
 use self::scalars::{ScalarInput, ScalarPlan, Scalars};
-use crate::graph::{Array, DataType, Dim, Graph, Node, Problem, Session, ValueId};
+use crate::graph::{Array, DataType, Graph, Node, Problem, Session, ValueId};
 use crate::onnx::OnnxModel;
+use crate::ops::fused::FirstTokenAttention;
 use crate::ops::normalisation::BatchNormalization;
 use crate::packing::{self, OutputLayout, Roles};
 use crate::{Batch, Error, Precision, Result, TextEncoder, ThreadPool, onnx, passes};
@@ -65,6 +68,9 @@ pub struct ImportOptions {
     /// Of an output with a row of numbers for each token, only the largest of each sequence are wanted, and none below
     /// zero: SPLADE. See [`ImportPlan::is_vocabulary_max`].
     pub vocabulary_max: bool,
+    /// The output is attention's probabilities, `[batch_size, num_heads, seq_len, seq_len]`, by default the last such one.
+    /// Wanted is, for each token, the mean over heads of what the first token pays it: rows of one number.
+    pub first_token_attention: bool,
     /// Whether [some tokens of a sequence are not attended to](Batch::with_attended).
     pub partly_attended: bool,
 }
@@ -154,13 +160,17 @@ impl ImportPlan {
         packing::declare(&mut graph, &roles).map_err(|problem| invalid("inputs".to_owned(), problem))?;
         let in_file = |error| in_file(&path, error);
         passes::fuse(&mut graph, options.precision, options.int8).map_err(in_file)?;
-        let output = choose_output(&graph, options.output.as_deref()).map_err(words)?;
-        graph.outputs = vec![output.value];
+        let output = choose_output(&graph, options).map_err(words)?;
+        let mut value = output.value;
+        if options.first_token_attention {
+            value = graph.add_node("attention of the first token", FirstTokenAttention, &[value]);
+        }
+        graph.outputs = vec![value];
         crate::graph::passes::remove_dead_nodes(&mut graph);
         let scalars = ScalarPlan::split(&mut graph, scalars, options.inputs.clone()).map_err(in_file)?;
         scalars.check().map_err(|(name, problem)| words((format!("input `{name}`"), problem)))?;
         let (hidden_size, has_mask) = (output.size, roles.attention_mask.is_some());
-        match packing::pack(&graph, &roles, output.value, options.precision, options.partly_attended) {
+        match packing::pack(&graph, &roles, value, options.precision, options.partly_attended) {
             Ok((mut graph, layout)) => {
                 let is_vocabulary_max = options.vocabulary_max
                     && layout == OutputLayout::Tokens
@@ -451,49 +461,4 @@ fn roles(graph: &Graph) -> Result<(Roles, Vec<ScalarInput>), (String, String)> {
         return Err(("inputs".to_owned(), "there is no input `input_ids`".to_owned()));
     };
     Ok((Roles { token_ids, attention_mask, type_ids, positions }, scalars))
-}
-
-struct Output {
-    value: ValueId,
-    /// Numbers of a row.
-    size: usize,
-    is_pooled: bool,
-}
-
-/// The output of this name, or the first that has a row for each token, or else for each text.
-fn choose_output(graph: &Graph, name: Option<&str>) -> Result<Output, (String, String)> {
-    let infos = graph.infer(&[]).map_err(|error| ("graph".to_owned(), error.to_string()))?;
-    let outputs: Vec<(&str, Option<Output>)> = graph
-        .outputs
-        .iter()
-        .map(|id| {
-            let info = infos.get(*id).filter(|info| info.dtype.is_float());
-            let shape = info.and_then(|info| info.shape.as_deref()).unwrap_or_default();
-            let size = shape.last().and_then(Dim::known_size);
-            let output = match (shape.len(), size) {
-                (3, Some(size)) => Some(Output { value: *id, size, is_pooled: false }),
-                (2, Some(size)) => Some(Output { value: *id, size, is_pooled: true }),
-                _ => None,
-            };
-            (graph.value(*id).name.as_str(), output)
-        })
-        .collect();
-    let names = outputs.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    if let Some(name) = name {
-        return match outputs.into_iter().find(|(candidate, _)| *candidate == name) {
-            Some((_, Some(output))) => Ok(output),
-            Some((_, None)) => Err((
-                format!("output `{name}`"),
-                "it has no row of numbers for each token or text".to_owned(),
-            )),
-            None => Err((format!("output `{name}`"), format!("there is none of this name, only {names}"))),
-        };
-    }
-    let mut usable: Vec<Output> = outputs.into_iter().filter_map(|(_, output)| output).collect();
-    let first = usable.iter().position(|output| !output.is_pooled).unwrap_or(0);
-    if usable.is_empty() {
-        let problem = format!("none of {names} has a row of numbers for each token or text");
-        return Err(("outputs".to_owned(), problem));
-    }
-    Ok(usable.swap_remove(first))
 }

@@ -89,7 +89,8 @@ impl Backbone {
         if !path.is_file() {
             return Err(crate::json::file_missing(&path));
         }
-        import.output.clone_from(&options.output);
+        let of_row = || spec.and_then(|spec| spec.output.clone());
+        import.output = options.output.clone().or_else(of_row);
         let inputs = inputs(spec.map_or(&[], |spec| &spec.inputs), &options.inputs);
         import.inputs.clone_from(&inputs.plain);
         import.precision = options.precision;

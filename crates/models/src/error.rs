@@ -87,6 +87,14 @@ pub enum Error {
         /// The parser's account.
         source: serde_json::Error,
     },
+    /// A NumPy file is truncated or malformed, or holds another array than the model needs.
+    #[error("{}: {problem}", path.display())]
+    InvalidNpy {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A configuration file asks for something that is contradictory or not supported.
     #[error("{}: `{key}`: {problem}", path.display())]
     UnsupportedConfig {

@@ -28,6 +28,7 @@ mod json;
 mod late_interaction;
 pub mod lexical;
 mod multi_vector;
+mod npy;
 mod options;
 mod registry;
 mod rerank;
@@ -51,6 +52,7 @@ pub use registry::{
 };
 pub use rerank::{Ranked, RerankModel, ScoreActivation, ScoreOptions, rank};
 pub use sparse::{
-    Bm25, Bm25Options, SparseEmbedding, SparseModel, SpladeModel, StemFn, Stemming, StopWords, TokenizeFn,
+    Bm25, Bm25Options, Bm42Model, MiniCoilModel, MiniCoilOptions, SparseEmbedding, SparseModel, SpladeModel,
+    StemFn, Stemming, StopWords, TokenizeFn,
 };
 pub use text::{WINDOW_BYTES, WINDOW_TEXTS};

@@ -8,7 +8,7 @@ use candlewick_engine::{DeviceChoice, Int8Scales, Pooling, Precision, ThreadPool
 
 use crate::registry::Registry;
 use crate::source::{ProgressFn, SourceOptions};
-use crate::sparse::Bm25Options;
+use crate::sparse::{Bm25Options, MiniCoilOptions};
 
 /// How a model is fetched, loaded and run.
 ///
@@ -41,7 +41,7 @@ pub struct LoadOptions {
     /// or else `pytorch_model.bin`, or else the ONNX file that is there.
     pub weights: Option<PathBuf>,
     /// The output of an ONNX file to take, by its name. Default: the first with a row for each token, or else for
-    /// each text.
+    /// each text; of BM42 what the registry says, or the last attention.
     pub output: Option<String>,
     /// Values of an ONNX graph's inputs that are a single number, by name: which adapter it takes, for one. Where the
     /// registry's row has the input, this is for texts that are neither queries nor passages, else for all. Default: the
@@ -64,6 +64,10 @@ pub struct LoadOptions {
     pub threshold: Option<f32>,
     /// How BM25 splits and weighs. Default: as fastembed, English.
     pub bm25: Option<Bm25Options>,
+    /// Of BM42, what weights are raised to: the less, the more alike they are; 0 or more. Default: 0.5.
+    pub bm42_alpha: Option<f64>,
+    /// How miniCOIL weighs. Default: as fastembed.
+    pub minicoil: Option<MiniCoilOptions>,
     /// Tokens that are computed together, about. Default: [`LoadOptions::DEFAULT_BATCH_TOKENS`].
     pub batch_tokens: Option<usize>,
     /// Read the weights at the first embedding instead of now. Files are fetched and configuration is
@@ -99,6 +103,8 @@ impl LoadOptions {
             top_k: None,
             threshold: None,
             bm25: None,
+            bm42_alpha: None,
+            minicoil: None,
             batch_tokens: None,
             lazy_load: false,
             prompts: true,
@@ -164,6 +170,8 @@ setters! {
     top_k: usize => Some(top_k);
     threshold: f32 => Some(threshold);
     bm25: Bm25Options => Some(bm25);
+    bm42_alpha: f64 => Some(bm42_alpha);
+    minicoil: MiniCoilOptions => Some(minicoil);
     batch_tokens: usize => Some(batch_tokens);
     lazy_load: bool => lazy_load;
     prompts: bool => prompts;

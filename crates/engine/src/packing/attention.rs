@@ -107,30 +107,34 @@ impl Bias {
     }
 }
 
-fn core(
+/// Queries and keys whose products the softmax is of.
+pub(super) struct Products {
+    pub(super) queries: Operand,
+    pub(super) keys: Operand,
+    /// The factor of the rows' products before the softmax.
+    pub(super) scale: f32,
+}
+
+/// What `scores` are products of; checks that `powers` are their softmax over keys, `softmax_input` being what they are
+/// right before it.
+pub(super) fn products(
     packer: &mut Packer,
-    output: ValueId,
-    product: ValueId,
-    product_node: &Node,
     scores: &Scores,
     softmax_input: ValueId,
-) -> Result<AttentionCore, String> {
+    powers: ValueId,
+) -> Result<Products, String> {
     let (graph, infos) = (packer.graph, packer.infos);
-    let (powers, values) = (product_node.inputs[0], product_node.inputs[1]);
-    let (powers, values) = (powers.ok_or("no powers")?, values.ok_or("no values")?);
     let scores_node = packer.pattern.node(scores.product).ok_or("no scores")?;
     let (queries, keys) = (scores_node.input(0).ok_or("no queries")?, scores_node.input(1).ok_or("no keys")?);
-    let queries = operand(packer, queries)?;
-    let keys = operand(packer, keys)?;
-    let values = operand(packer, values)?;
+    let ids = [queries, keys];
+    let (queries, keys) = (operand(packer, queries)?, operand(packer, keys)?);
     let [heads, head_dim] = queries.heads;
     let [batch, len] = SIZES;
 
     // The product: numbers that tell transposed keys from others, and the factor.
     let (q, k) = (wave(&queries.shape, 0.7)?, wave(&keys.shape, 1.3)?);
-    let ids = [scores_node.inputs[0], scores_node.inputs[1]].map(|id| id.expect("both were looked at"));
-    let result =
-        evaluate(graph, infos, scores.product, SIZES, None, &[(ids[0], q.clone()), (ids[1], k.clone())])?;
+    let cuts = [(ids[0], q.clone()), (ids[1], k.clone())];
+    let result = evaluate(graph, infos, scores.product, SIZES, None, &cuts)?;
     let alpha = product_scale(&q, &k, &result, [batch * heads, len, head_dim], keys.is_transposed)?;
 
     // The softmax over keys, whatever guards it.
@@ -145,26 +149,44 @@ fn core(
     let soft = evaluate(graph, infos, powers, SIZES, None, &[(softmax_input, raw.clone())])?;
     check_softmax(&raw, &soft, len)?;
 
-    check_way_back(packer, output, product, &queries)?;
-    if keys.heads != queries.heads
-        || values.heads != queries.heads
-        || queries.is_transposed
-        || values.is_transposed
-    {
-        return Err("queries, keys and values differ in shape".to_owned());
+    if keys.heads != queries.heads || queries.is_transposed {
+        return Err("queries and keys differ in shape".to_owned());
     }
-    if queries.rotary != keys.rotary || values.rotary.is_some() {
+    if queries.rotary != keys.rotary {
         return Err("queries and keys are not rotated alike".to_owned());
+    }
+    let scale = scores.scale * alpha * queries.scale * keys.scale;
+    Ok(Products { queries, keys, scale })
+}
+
+fn core(
+    packer: &mut Packer,
+    output: ValueId,
+    product: ValueId,
+    product_node: &Node,
+    scores: &Scores,
+    softmax_input: ValueId,
+) -> Result<AttentionCore, String> {
+    let (powers, values) = (product_node.inputs[0], product_node.inputs[1]);
+    let (powers, values) = (powers.ok_or("no powers")?, values.ok_or("no values")?);
+    let Products { queries, keys, scale } = products(packer, scores, softmax_input, powers)?;
+    let values = operand(packer, values)?;
+    check_way_back(packer, output, product, &queries)?;
+    if values.heads != queries.heads || values.is_transposed {
+        return Err("queries and values differ in shape".to_owned());
+    }
+    if values.rotary.is_some() {
+        return Err("values are rotated".to_owned());
     }
     if values.scale != 1.0 {
         return Err("values are scaled".to_owned());
     }
-    let scale = scores.scale * alpha * queries.scale * keys.scale;
+    let [num_heads, head_dim] = queries.heads;
     Ok(AttentionCore {
-        shape: AttentionShape { num_heads: heads, head_dim, scale },
+        shape: AttentionShape { num_heads, head_dim, scale },
         sources: vec![queries.source, keys.source, values.source],
         window: scores.window,
-        bias: scores.table(heads)?,
+        bias: scores.table(num_heads)?,
         projection: None,
         rotary: queries.rotary,
         qkv_bias: None,
@@ -207,7 +229,7 @@ fn back(packer: &Packer, mut id: ValueId, kinds: &[&str]) -> Option<ValueId> {
 }
 
 /// The softmax that a value is, behind casts and guards against rows without any key.
-fn softmax_behind(packer: &Packer, mut id: ValueId) -> Option<ValueId> {
+pub(super) fn softmax_behind(packer: &Packer, mut id: ValueId) -> Option<ValueId> {
     loop {
         let node = packer.pattern.node(id)?;
         id = match node.operator.name() {
@@ -220,7 +242,7 @@ fn softmax_behind(packer: &Packer, mut id: ValueId) -> Option<ValueId> {
 }
 
 /// Goes back from the softmax through scales and masks to the product.
-fn scores_behind(packer: &mut Packer, mut id: ValueId) -> Result<Scores, String> {
+pub(super) fn scores_behind(packer: &mut Packer, mut id: ValueId) -> Result<Scores, String> {
     let mut scores = Scores::new(id);
     loop {
         let node = packer.pattern.node(id).ok_or("scores that no node computes")?;

@@ -13,6 +13,7 @@
 mod attention;
 mod axes;
 mod evaluate;
+mod first_token;
 mod layout;
 mod mask;
 mod operand;
@@ -33,7 +34,9 @@ use crate::Precision;
 use crate::graph::{Array, DataType, Dim, Graph, Info, Infos, Node, Operator, Problem, ValueId};
 use crate::kernels::AttentionShape;
 use crate::ops::elementwise::{Arithmetic, Operation};
-use crate::ops::fused::{Linear, PackedAttention, RotaryTable, RowsByPosition, WeightLayout};
+use crate::ops::fused::{
+    FirstTokenAttention, Linear, PackedAttention, RotaryTable, RowsByPosition, WeightLayout,
+};
 use crate::ops::shaping::Reshape;
 use crate::passes::Pattern;
 
@@ -278,6 +281,11 @@ impl<'a> Packer<'a> {
             return;
         }
         self.hides_padding = false;
+        if node.operator::<FirstTokenAttention>().is_some() {
+            let result = first_token::pack(self, node).map_err(|reason| Reason::from(reason).at(node));
+            self.values.insert(output, result);
+            return;
+        }
         let results = match attention::find(self, node) {
             Some(Ok(core)) => self.attention(node, core).map(|packed| vec![packed]),
             Some(Err(reason)) => Err(format!("attention: {reason}").into()),

@@ -548,3 +548,57 @@ fn long_windows_are_seen() {
         assert_eq!(found, Ok(mask::Meaning::Window(size)));
     }
 }
+
+/// Products of queries and keys of two heads, `[batch_size, 2, seq_len, seq_len]`.
+fn scores(model: &mut Model) -> ValueId {
+    let heads = model.vector(&[0, 0, 2, 2]);
+    let mut turned = |order: &[i64]| {
+        let weight = model.wave(&[WIDTH, WIDTH]);
+        let bias = model.wave(&[WIDTH]);
+        let rows = model.node("MatMul", &[], &[model.rows, weight]);
+        let rows = model.node("Add", &[], &[rows, bias]);
+        let rows = model.node("Sin", &[], &[rows]);
+        let rows = model.node("Reshape", &[], &[rows, heads]);
+        model.node("Transpose", &[("perm", ints(order))], &[rows])
+    };
+    let (queries, keys) = (turned(&[0, 2, 1, 3]), turned(&[0, 2, 3, 1]));
+    let product = model.node("MatMul", &[], &[queries, keys]);
+    let root = model.constant(Array::scalar(1.4f32));
+    model.node("Div", &[], &[product, root])
+}
+
+fn first_token(model: &mut Model, probabilities: ValueId) -> ValueId {
+    model.graph.add_node("first token", FirstTokenAttention, &[probabilities])
+}
+
+#[test]
+fn what_the_first_token_pays_is_packed_behind_a_plain_softmax() {
+    let softmax = |model: &mut Model, scores, axis| {
+        let scores = model.node("Softmax", &[("axis", Attribute::Int(axis))], &[scores]);
+        first_token(model, scores)
+    };
+    packs(|model| {
+        let scores = scores(model);
+        softmax(model, scores, 3)
+    });
+    is_refused(|model| {
+        let scores = scores(model);
+        softmax(model, scores, 2)
+    });
+    is_refused(|model| {
+        let scores = scores(model);
+        first_token(model, scores)
+    });
+    // Of the transposed probabilities the first row is what the first token is paid.
+    is_refused(|model| {
+        let scores = scores(model);
+        let scores = model.node("Softmax", &[("axis", Attribute::Int(3))], &[scores]);
+        let scores = model.node("Transpose", &[("perm", ints(&[0, 1, 3, 2]))], &[scores]);
+        first_token(model, scores)
+    });
+    is_refused(|model| {
+        let scores = scores(model);
+        let doubled = model.node("Mul", &[], &[scores, scores]);
+        softmax(model, doubled, 3)
+    });
+}

@@ -6,6 +6,7 @@ mod multi_vector;
 mod projection;
 mod score;
 mod splade;
+mod token_rows;
 mod token_weights;
 
 use crate::checkpoint::Checkpoint;
@@ -16,6 +17,7 @@ pub(crate) use hybrid::{HybridConfig, HybridHead};
 pub(crate) use multi_vector::{MultiVectorConfig, MultiVectorHead};
 pub(crate) use score::{ScoreConfig, ScoreHead};
 pub(crate) use splade::{SpladeActivation, SpladeConfig, SpladeHead};
+pub(crate) use token_rows::{TokenRowsConfig, TokenRowsHead};
 pub(crate) use token_weights::{TokenWeightsConfig, TokenWeightsHead};
 
 /// That the encoder gives a row for each token.

@@ -26,7 +26,7 @@ impl ModelSpec {
             return Err("late_interaction is of late-interaction models".into());
         }
         self.check_weights()?;
-        self.check_inputs()?;
+        self.check_graphs()?;
         self.check_paths()?;
         self.check_checksums()?;
         for (key, figures) in [("reference", &self.reference), ("query_reference", &self.query_reference)] {
@@ -59,10 +59,15 @@ impl ModelSpec {
         Ok(())
     }
 
-    fn check_inputs(&self) -> Result {
+    fn check_graphs(&self) -> Result {
         let is_onnx = |weights: &WeightsSpec| weights.format == WeightsFormat::Onnx;
-        if !self.inputs.is_empty() && !self.weights.iter().any(is_onnx) {
-            return Err("inputs are of onnx files".into());
+        if !self.weights.iter().any(is_onnx) {
+            if !self.inputs.is_empty() {
+                return Err("inputs are of onnx files".into());
+            }
+            if self.output.is_some() {
+                return Err("output is of onnx files".into());
+            }
         }
         for (index, input) in self.inputs.iter().enumerate() {
             let name = &input.name;

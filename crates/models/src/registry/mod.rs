@@ -249,7 +249,8 @@ mod tests {
         let figures = |kind: &str, figures: &str| {
             let row = ROW.replace("\"dense\"", &format!("\"{kind}\""));
             let row = match kind {
-                "sparse" | "cross-encoder" => row.replace("dim = 8\n", ""),
+                "sparse" => row.replace("dim = 8\n", "method = \"splade\"\n"),
+                "cross-encoder" => row.replace("dim = 8\n", ""),
                 _ => row,
             };
             format!("{row}reference = {{ {figures}, tolerance = 1e-3, source = \"x\" }}\n")
@@ -292,6 +293,7 @@ mod tests {
         let expected = InputSpec { name: "task".to_owned(), plain: 1.0, query: 0.0, passage: 2.5 };
         assert_eq!(registry.models()[0].inputs, [expected]);
         check_error(&format!("{ROW}{inputs}"), "inputs are of onnx files");
+        check_error(&format!("{ROW}output = \"x\"\n"), "output is of onnx files");
         check_error(&format!("{onnx}{}", inputs.replace("2.5", "inf")), "`task`");
         check_error(&format!("{onnx}{}", inputs.replace("passage = 2.5", "")), "missing field `passage`");
         let twice = inputs.replace("}]", "}, { name = \"task\", plain = 1, query = 0, passage = 2 }]");

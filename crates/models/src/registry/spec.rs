@@ -39,6 +39,8 @@ pub struct ModelSpec {
     /// What `query_embed` and `passage_embed` put before a text.
     #[serde(default)]
     pub prompts: Prompts,
+    /// The output of an ONNX graph that is taken, where it is not the first that fits.
+    pub output: Option<String>,
     /// What an ONNX graph is given besides texts.
     #[serde(default)]
     pub inputs: Vec<InputSpec>,

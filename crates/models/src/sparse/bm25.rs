@@ -141,21 +141,22 @@ impl Bm25Options {
         self.tokenizer = Some(Arc::new(tokenize));
         self
     }
+}
 
-    fn validate(&self) -> Result<()> {
-        let valid = |value: f64, is_valid: bool, option, problem: &str| {
-            let error = || Error::InvalidOption {
-                model: "Qdrant/bm25".into(),
-                option,
-                requested: value.to_string(),
-                problem: problem.into(),
-            };
-            (value.is_finite() && is_valid).then_some(()).ok_or_else(error)
+/// Refuses what no term frequency can be weighed with.
+pub(super) fn check_saturation(model: &str, k: f64, b: f64, avg_len: f64) -> Result<()> {
+    let valid = |value: f64, is_valid: bool, option, problem: &str| {
+        let error = || Error::InvalidOption {
+            model: model.to_owned(),
+            option,
+            requested: value.to_string(),
+            problem: problem.into(),
         };
-        valid(self.k, self.k >= 0.0, "k", "must be 0 or more")?;
-        valid(self.b, (0.0..=1.0).contains(&self.b), "b", "must be between 0 and 1")?;
-        valid(self.avg_len, self.avg_len > 0.0, "avg_len", "must be more than 0")
-    }
+        (value.is_finite() && is_valid).then_some(()).ok_or_else(error)
+    };
+    valid(k, k >= 0.0, "k", "must be 0 or more")?;
+    valid(b, (0.0..=1.0).contains(&b), "b", "must be between 0 and 1")?;
+    valid(avg_len, avg_len > 0.0, "avg_len", "must be more than 0")
 }
 
 impl Default for Bm25Options {
@@ -221,7 +222,7 @@ impl Bm25 {
     ///
     /// [`Error::InvalidOption`] when `k`, `b` or `avg_len` is out of its range.
     pub fn new(options: Bm25Options, pool: ThreadPool) -> Result<Self> {
-        options.validate()?;
+        check_saturation("Qdrant/bm25", options.k, options.b, options.avg_len)?;
         let stop_words = match (&options.stop_words, &options.stemming) {
             (StopWords::Custom(words), _) => words.iter().map(|word| lower(word).into_owned()).collect(),
             (StopWords::OfLanguage, Stemming::Disabled) => HashSet::new(),

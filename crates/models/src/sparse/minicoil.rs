@@ -42,9 +42,15 @@ impl Vocabulary {
     ///
     /// # Errors
     ///
-    /// [`Error::FileMissing`], [`Error::ReadFile`] and [`Error::ParseJson`]; [`Error::UnsupportedConfig`] when a stem's word is not in the list.
+    /// [`Error::FileMissing`], [`Error::ReadFile`] and [`Error::ParseJson`]; [`Error::UnsupportedConfig`] when a word is
+    /// there twice, or a stem's word is not in the list.
     pub fn load(path: &Path) -> Result<Self> {
         let file: VocabularyFile = read_json(path)?;
+        let mut seen = HashSet::new();
+        if let Some(word) = file.vocab.iter().find(|word| !seen.insert(word.as_str())) {
+            let problem = format!("`{word}` is there twice");
+            return Err(Error::UnsupportedConfig { path: path.into(), key: "vocab".into(), problem });
+        }
         Self::new(file.vocab, &file.stem_mapping).map_err(|problem| Error::UnsupportedConfig {
             path: path.into(),
             key: "stem_mapping".into(),
@@ -254,7 +260,13 @@ mod tests {
         let path = folder.path().join("minicoil.triplet.model.vocab");
         std::fs::write(&path, r#"{"vocab": ["bat", "box"], "stem_mapping": {"bat": "bat"}}"#).unwrap();
         assert_eq!(Vocabulary::load(&path).unwrap().word(2), Some("box"));
-        std::fs::write(&path, r#"{"vocab": [], "stem_mapping": {"bat": "bat"}}"#).unwrap();
-        assert!(matches!(Vocabulary::load(&path).unwrap_err(), Error::UnsupportedConfig { .. }));
+        for (file, expected) in [
+            (r#"{"vocab": [], "stem_mapping": {"bat": "bat"}}"#, "stem_mapping"),
+            (r#"{"vocab": ["bat", "bat"], "stem_mapping": {}}"#, "vocab"),
+        ] {
+            std::fs::write(&path, file).unwrap();
+            let error = Vocabulary::load(&path).unwrap_err();
+            assert!(matches!(&error, Error::UnsupportedConfig { key, .. } if key == expected), "{error}");
+        }
     }
 }

@@ -6,6 +6,7 @@ mod embedding;
 mod minicoil;
 mod model;
 mod splade;
+mod word_models;
 
 #[cfg(test)]
 mod tests;
@@ -16,3 +17,4 @@ pub use embedding::SparseEmbedding;
 pub use minicoil::{MiniCoilWords, ResolvedWords, Vocabulary};
 pub use model::SparseModel;
 pub use splade::SpladeModel;
+pub use word_models::{Bm42Model, MiniCoilModel, MiniCoilOptions};

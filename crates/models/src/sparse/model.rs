@@ -4,7 +4,8 @@ use std::path::Path;
 
 use candlewick_engine::ThreadPool;
 
-use super::{Bm25, Bm25Options, SparseEmbedding, SpladeModel};
+use super::word_models::{MATRICES, STOP_WORDS};
+use super::{Bm25, Bm25Options, Bm42Model, MiniCoilModel, SparseEmbedding, SpladeModel};
 use crate::checkpoint::engine_error;
 use crate::folder::layer_file;
 use crate::hybrid::{HybridModel, HybridOutputs};
@@ -25,6 +26,8 @@ enum Method {
     /// The sparse head of a hybrid model.
     TokenWeights(Box<HybridModel>),
     Bm25(Box<Bm25>),
+    Bm42(Box<Bm42Model>),
+    MiniCoil(Box<MiniCoilModel>),
 }
 
 impl SparseModel {
@@ -45,7 +48,8 @@ impl SparseModel {
     }
 
     /// Loads a folder: tokenizer.json, config.json and the weights of a masked language model, or of an encoder with
-    /// sparse_linear.pt beside it, as BGE-M3's.
+    /// sparse_linear.pt beside it, as BGE-M3's. With stopwords.txt it is BM42, whose graph gives attention's
+    /// probabilities; with minicoil.triplet.model.npy, too, miniCOIL.
     ///
     /// # Errors
     ///
@@ -61,12 +65,15 @@ impl SparseModel {
             Some(spec) => spec.kind == Kind::Hybrid,
             None => layer_file(folder, "sparse_linear").is_some(),
         };
-        let method = match is_hybrid {
-            true => {
-                let model = HybridModel::open(folder, spec, options, HybridOutputs::SPARSE)?;
-                Method::TokenWeights(Box::new(model))
-            }
-            false => Method::Splade(Box::new(SpladeModel::open(folder, spec, options)?)),
+        if is_hybrid {
+            let model = HybridModel::open(folder, spec, options, HybridOutputs::SPARSE)?;
+            return Ok(Self { method: Method::TokenWeights(Box::new(model)), name });
+        }
+        let method = match spec.as_ref().and_then(|spec| spec.method).unwrap_or_else(|| method_of(folder)) {
+            SparseMethod::Splade => Method::Splade(Box::new(SpladeModel::open(folder, spec, options)?)),
+            SparseMethod::Bm25 => return Self::bm25(name, &options),
+            SparseMethod::Bm42 => Method::Bm42(Box::new(Bm42Model::open(folder, spec, options)?)),
+            SparseMethod::Minicoil => Method::MiniCoil(Box::new(MiniCoilModel::open(folder, spec, options)?)),
         };
         Ok(Self { method, name })
     }
@@ -100,6 +107,8 @@ impl SparseModel {
             }
             Method::Bm25(model) if role == TextRole::Query => Ok(model.query_embed(texts)),
             Method::Bm25(model) => Ok(model.embed(texts)),
+            Method::Bm42(model) => model.embed(texts, role),
+            Method::MiniCoil(model) => model.embed(texts, role),
         }
     }
 
@@ -114,7 +123,19 @@ impl SparseModel {
             Method::Splade(model) => model.token_count(texts),
             Method::TokenWeights(model) => model.token_count(texts),
             Method::Bm25(model) => Ok(model.token_count(texts)),
+            Method::Bm42(model) => model.token_count(texts),
+            Method::MiniCoil(model) => model.token_count(texts),
         }
+    }
+}
+
+/// What a folder without a registry row holds, by files that only one method has.
+fn method_of(folder: &Path) -> SparseMethod {
+    let has = |name: &str| folder.join(name).is_file();
+    match (has(MATRICES), has(STOP_WORDS)) {
+        (true, _) => SparseMethod::Minicoil,
+        (false, true) => SparseMethod::Bm42,
+        (false, false) => SparseMethod::Splade,
     }
 }
 

@@ -47,6 +47,16 @@ impl SpladeModel {
             vocab_size,
         )?;
         let model = TextModel::open(checkpoint, head)?;
+        if model.tokenizer.vocab_size() > vocab_size {
+            return Err(Error::UnsupportedConfig {
+                path: folder.join("tokenizer.json"),
+                key: "vocab".into(),
+                problem: format!(
+                    "{} tokens, but the model weighs only {vocab_size} entries",
+                    model.tokenizer.vocab_size()
+                ),
+            });
+        }
         let query_table = idf.map(|idf| QueryTable::new(&model, idf)).transpose()?;
         Ok(Self { model, vocab_size, query_table })
     }

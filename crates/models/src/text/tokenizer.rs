@@ -111,6 +111,19 @@ impl TextTokenizer {
         self.tokenizer.token_to_id(token)
     }
 
+    /// How a token is spelled; empty of ids that there are not.
+    pub(crate) fn token(&self, id: u32) -> String {
+        self.tokenizer.id_to_token(id).unwrap_or_default()
+    }
+
+    /// What stands before tokens that continue a word, where words are cut so.
+    pub(crate) fn continuing_prefix(&self) -> Option<&str> {
+        match self.tokenizer.get_model() {
+            ModelWrapper::WordPiece(model) => Some(&model.continuing_subword_prefix),
+            _ => None,
+        }
+    }
+
     /// Ids of special tokens.
     pub(crate) fn special_ids(&self) -> BTreeSet<u32> {
         let added = self.tokenizer.get_added_tokens_decoder();

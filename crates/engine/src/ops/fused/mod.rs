@@ -4,6 +4,7 @@
 //! `[1, total_tokens, ...]`, with `cu_seqlens` as an input, where the file's own nodes read padded batches.
 
 mod activate;
+mod first_token;
 mod layer_norm;
 mod linear;
 mod packed;
@@ -11,6 +12,7 @@ mod sizes;
 mod splade;
 
 pub(crate) use activate::Activate;
+pub(crate) use first_token::{FirstTokenAttention, PackedFirstTokenAttention};
 pub(crate) use layer_norm::LayerNorm;
 pub(crate) use linear::{Linear, Mlp, WeightLayout};
 pub(crate) use packed::{
