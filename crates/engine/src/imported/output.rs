@@ -50,6 +50,8 @@ fn rows(value: ValueId, info: &Info) -> Option<Output> {
     let shape = info.shape.as_deref()?;
     let size = shape.last().and_then(Dim::known_size)?;
     match shape.len() {
+        // Some files leave out the first token, as BGE-M3's do in one of their outputs.
+        3 if shape[1].is_never(&Dim::symbol("seq_len")) => None,
         3 => Some(Output { value, size, is_pooled: false }),
         2 => Some(Output { value, size, is_pooled: true }),
         _ => None,
