@@ -15,6 +15,8 @@ use crate::{Error, LoadOptions, Result, TextRole};
 pub struct SparseModel {
     method: Method,
     name: String,
+    top_k: Option<usize>,
+    threshold: Option<f32>,
 }
 
 #[derive(Debug)]
@@ -52,8 +54,9 @@ impl SparseModel {
     fn open(folder: &Path, spec: Option<ModelSpec>, options: LoadOptions) -> Result<Self> {
         let name = spec.as_ref().map_or_else(|| folder.display().to_string(), |spec| spec.id.clone());
         check_options(&name, &options)?;
+        let LoadOptions { top_k, threshold, .. } = options;
         let method = Method::Splade(Box::new(SpladeModel::open(folder, spec, options)?));
-        Ok(Self { method, name })
+        Ok(Self { method, name, top_k, threshold })
     }
 
     fn bm25(name: String, options: &LoadOptions) -> Result<Self> {
@@ -63,7 +66,8 @@ impl SparseModel {
             None => ThreadPool::new(options.threads).map_err(|source| engine_error(&name, source))?,
         };
         let bm25 = options.bm25.clone().unwrap_or_else(Bm25Options::new);
-        Ok(Self { method: Method::Bm25(Box::new(Bm25::new(bm25, pool)?)), name })
+        let method = Method::Bm25(Box::new(Bm25::new(bm25, pool)?));
+        Ok(Self { method, name, top_k: options.top_k, threshold: options.threshold })
     }
 
     /// The registry's id, or the folder.
@@ -77,11 +81,13 @@ impl SparseModel {
     ///
     /// When a text cannot be tokenized, the device fails, or a value is not finite.
     pub fn embed<S: AsRef<str> + Sync>(&self, texts: &[S], role: TextRole) -> Result<Vec<SparseEmbedding>> {
-        match &self.method {
-            Method::Splade(model) => model.embed(texts, role),
-            Method::Bm25(model) if role == TextRole::Query => Ok(model.query_embed(texts)),
-            Method::Bm25(model) => Ok(model.embed(texts)),
-        }
+        let embeddings = match &self.method {
+            // It limits each embedding as it makes it, because the whole ones are long.
+            Method::Splade(model) => return model.embed(texts, role),
+            Method::Bm25(model) if role == TextRole::Query => model.query_embed(texts),
+            Method::Bm25(model) => model.embed(texts),
+        };
+        Ok(embeddings.into_iter().map(|embedding| embedding.limited(self.top_k, self.threshold)).collect())
     }
 
     /// Number of tokens of all `texts` together: with special tokens and after truncation where there is a network,
