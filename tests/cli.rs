@@ -11,8 +11,12 @@ mod failures;
 mod fetching;
 #[path = "cli/input.rs"]
 mod input;
+#[path = "cli/kinds.rs"]
+mod kinds;
 #[path = "cli/output.rs"]
 mod output;
+#[path = "cli/rerank.rs"]
+mod rerank;
 #[path = "cli/streaming.rs"]
 mod streaming;
 #[path = "cli/support.rs"]

@@ -385,10 +385,10 @@ fn a_registry_of_ones_own_must_be_true() {
     assert_eq!(model.embed(&TEXTS).unwrap(), original.embed(&TEXTS).unwrap());
     let error = TextEmbedding::load_with("my/model", options(383)).expect_err("384 is the truth").to_string();
     assert!(error.contains("config.json says dim 384, its registry row says 383"), "{error}");
-    let roberta = row(384).replace("\"bert\"", "\"roberta\"");
-    let registry = Arc::new(Registry::parse(&roberta, "mine.toml").unwrap());
+    let deberta = row(384).replace("\"bert\"", "\"deberta\"");
+    let registry = Arc::new(Registry::parse(&deberta, "mine.toml").unwrap());
     let error = TextEmbedding::load_with("my/model", LoadOptions::new().registry(registry));
-    let error = error.expect_err("nothing reads a roberta yet").to_string();
-    assert!(error.contains("model.safetensors needs the architecture `roberta`"), "{error}");
+    let error = error.expect_err("nothing reads a deberta yet").to_string();
+    assert!(error.contains("model.safetensors needs the architecture `deberta`"), "{error}");
     assert!(TextEmbedding::load_with("all-MiniLM-L6-v2", options(384)).is_err(), "not in this registry");
 }

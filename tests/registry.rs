@@ -5,7 +5,8 @@
 use std::collections::BTreeSet;
 
 use candlewick::{
-    Error, Kind, LoadOptions, ModelSpec, Registry, SourceSpec, State, TextEmbedding, WeightsFormat,
+    Error, Kind, LateInteractionTextEmbedding, LoadOptions, ModelSpec, Registry, SourceSpec,
+    SparseTextEmbedding, State, TextCrossEncoder, TextEmbedding, WeightsFormat,
 };
 use serde_json::Value;
 
@@ -104,14 +105,19 @@ fn facts_are_within_reason() {
 }
 
 #[test]
-fn loadable_are_dense_models_with_graphs_or_known_architectures() {
+fn loadable_are_models_of_texts_with_graphs_or_known_architectures_or_without_weights() {
     for spec in rows() {
         let has_graph = spec.weights.iter().any(|weights| weights.format == WeightsFormat::Onnx);
-        let is_known = has_graph || spec.architecture.as_deref() == Some("bert");
-        let is_loadable = spec.kind == Kind::Dense && is_known;
+        let architecture = spec.architecture.as_deref().unwrap_or_default();
+        let is_known = ["bert", "roberta", "xlm-roberta"].contains(&architecture);
+        let is_of_texts = !matches!(spec.kind, Kind::Image | Kind::Multimodal);
+        let is_loadable = is_of_texts && (has_graph || is_known || spec.weights.is_empty());
         assert_eq!(spec.state() == State::Loadable, is_loadable, "{}", spec.id);
     }
     assert_eq!(TextEmbedding::supported_models().len(), 38);
+    assert_eq!(SparseTextEmbedding::supported_models().len(), 5);
+    assert_eq!(LateInteractionTextEmbedding::supported_models().len(), 6);
+    assert_eq!(TextCrossEncoder::supported_models().len(), 8);
 }
 
 #[test]

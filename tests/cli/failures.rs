@@ -38,7 +38,15 @@ fn wrong_command_lines() {
     check(&["inspect", "--graph-input", "=1", "m.onnx"], &["the name is missing"]);
     check(&["pull"], &["<ID>"]);
     check(&["models", "--kind", "dance"], &["'dance'"]);
-    check(&["embed", "--model-dir", "d", "--kind", "sparse", "a"], &["only dense models can be run"]);
+    check(&["embed", "--model-dir", "d", "--kind", "image", "a"], &["nothing runs image models"]);
+    check(&["embed", "--kind", "sparse", "a"], &["--model-dir"]);
+    check(&["embed", "--query", "--pool-factor", "2", "a"], &["cannot be used with"]);
+    check(&["embed", "--top-k", "0", "a"], &["'0'", "--top-k"]);
+    check(&["embed", "--language", "klingon", "a"], &["`klingon`", "arabic, danish"]);
+    check(&["rerank", "a"], &["--query <TEXT>"]);
+    check(&["rerank", "--query", "q", "--activation", "tanh", "a"], &["'tanh'", "raw, sigmoid, softmax"]);
+    check(&["rerank", "--query", "q", "--format", "npy", "a"], &["'--format'"]);
+    check(&["rerank", "--query", "q", "a", "-i", "b"], &["cannot be used with"]);
 }
 
 #[test]
@@ -47,6 +55,7 @@ fn help_and_version_are_data() {
         (&["--version"][..], "candlewick 0."),
         (&["--help"], "Usage: candlewick <COMMAND>"),
         (&["embed", "--help"], "--text-field <NAME>"),
+        (&["rerank", "--help"], "--windows <OVERLAP>"),
         (&["models", "--help"], "--json"),
         (&["pull", "--help"], "--cache-dir <DIR>"),
     ] {
@@ -68,12 +77,63 @@ fn options_that_the_model_refuses() {
 #[test]
 fn models_that_nothing_can_run_are_refused_before_any_download() {
     for (model, missing) in [
-        ("bm25", &["`Qdrant/bm25` cannot be loaded yet", "nothing runs sparse models"][..]),
+        (
+            "colmodernvbert",
+            &["`Qdrant/colmodernvbert` cannot be loaded yet", "nothing runs multimodal models"][..],
+        ),
         ("Qdrant/clip-ViT-B-32-vision", &["nothing runs image models"]),
     ] {
         let refused = run(&mut candlewick(["embed", "--model", model, "a"])).fails(1, missing);
         assert!(!refused.stderr.contains("hub"), "no source was tried: {}", refused.stderr);
     }
+}
+
+/// A model for another command, or with flags for other models, is noticed before anything is fetched.
+#[test]
+fn models_that_are_not_for_the_command_line() {
+    let check = |args: &[&str], expected: &[&str]| {
+        let refused = run(&mut candlewick(args)).fails(2, expected);
+        assert_eq!(refused.stdout, b"", "{args:?}");
+    };
+    let reranker = "BAAI/bge-reranker-base is a cross-encoder, which `candlewick rerank` is for";
+    check(&["embed", "--model", "bge-reranker-base", "a"], &[reranker]);
+    let dense = "BAAI/bge-small-en is of kind dense, and reranking takes a cross-encoder";
+    check(&["rerank", "--query", "q", "--model", "BAAI/bge-small-en", "a"], &[dense]);
+    check(
+        &["rerank", "--query", "q", "--model", "bge-reranker-bass", "a"],
+        &["did you mean `BAAI/bge-reranker-base`?"],
+    );
+    let folder = fixture("heads/rerank-bert");
+    check(&["embed", "--model-dir", &folder, "a"], &["rerank-bert is a cross-encoder"]);
+
+    let splade = fixture("heads/if-splade");
+    let colbert = fixture("heads/colbert-v2");
+    for (model, flag, value, family) in [
+        (["--model", "bm25"], "--max-length", "9", "BM25, which has no network"),
+        (["--model", "bm25"], "--precision", "int8", "BM25, which has no network"),
+        (["--model", "bm25"], "--normalize", "true", "BM25"),
+        (["--model", "all-MiniLM-L6-v2"], "--top-k", "9", "dense models"),
+        (["--model", "all-MiniLM-L6-v2"], "--threshold", "-0.5", "dense models"),
+        (["--model", "all-MiniLM-L6-v2"], "--pool-factor", "2", "dense models"),
+        (["--model-dir", &splade], "--dim", "9", "this sparse model"),
+        (["--model-dir", &splade], "--pooling", "cls", "this sparse model"),
+        (["--model-dir", &splade], "--language", "german", "this sparse model"),
+        (["--model-dir", &splade], "--k", "1", "this sparse model"),
+        (["--model-dir", &colbert], "--dim", "9", "late interaction models"),
+        (["--model-dir", &colbert], "--b", "0.5", "late interaction models"),
+        (["--model-dir", &colbert], "--avg-len", "9", "late interaction models"),
+    ] {
+        let args = ["embed", model[0], model[1], flag, value, "a"];
+        check(&args, &[&format!("error: {flag} does not apply to {family}")]);
+    }
+    for model in [["--model", "bm25"], ["--model-dir", &colbert]] {
+        let npy = "npy is for dense models";
+        check(&["embed", model[0], model[1], "--format", "npy", "a"], &[npy]);
+        check(&["embed", model[0], model[1], "-o", "/nope/out.npy", "a"], &[npy]);
+    }
+    check(&["embed", "--model", "bm25", "--b", "1.5", "a"], &["b 1.5: must be between 0 and 1"]);
+    check(&["embed", "--model", "bm25", "--avg-len", "-1", "a"], &["avg_len -1: must be more than 0"]);
+    check(&["embed", "--model", "bm25", "--threshold", "nan", "a"], &["threshold NaN"]);
 }
 
 #[test]

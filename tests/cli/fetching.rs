@@ -93,15 +93,15 @@ fn pull_prints_folders() {
 #[test]
 fn pull_fetches_models_that_cannot_be_loaded_yet() {
     let hub = HubStandIn::start();
-    let files = ["model.onnx", "model.onnx_data", "config.json", "idf.json"];
+    let files = ["model.onnx", "model.onnx_data", "config.json", "preprocessor_config.json"];
     hub.add_model("owner/graphs", files.map(|file| (file, file)));
     let folder = tempfile::tempdir().unwrap();
     let registry = folder.path().join("registry.toml");
     let row = r#"
         [[model]]
-        id = "owner/sparse"
-        kind = "sparse"
-        vocab_size = 10
+        id = "owner/image"
+        kind = "image"
+        dim = 10
         licence = "MIT"
         size = 100_000
         description = "A model for tests."
@@ -109,7 +109,7 @@ fn pull_fetches_models_that_cannot_be_loaded_yet() {
             { path = "model.safetensors", format = "safetensors" },
             { path = "model.onnx", format = "onnx", data = ["model.onnx_data"] },
         ]
-        files = ["config.json", "idf.json"]
+        files = ["config.json", "preprocessor_config.json"]
         sources = [
             { type = "hub", repo = "owner/original", formats = ["safetensors"] },
             { type = "hub", repo = "owner/graphs", formats = ["onnx"] },
@@ -118,7 +118,7 @@ fn pull_fetches_models_that_cannot_be_loaded_yet() {
     let pull = |row: &str| {
         std::fs::write(&registry, row).unwrap();
         let cache = folder.path().join("cache");
-        let mut command = candlewick(["pull", "owner/sparse", "--registry", text(&registry)]);
+        let mut command = candlewick(["pull", "owner/image", "--registry", text(&registry)]);
         run(command.args(["--cache-dir", text(&cache)]).env("HF_ENDPOINT", hub.endpoint()))
     };
     // The first weights are wanted, and only sources that have them are asked.
@@ -195,10 +195,8 @@ fn models_are_listed() {
         ),
         "{table}"
     );
-    assert!(
-        table.contains("\nQdrant/bm25  sparse, not yet\n      -       -    10 MB  Apache-2.0 "),
-        "{table}"
-    );
+    assert!(table.contains("\nQdrant/bm25  sparse\n      -       -    10 MB  Apache-2.0 "), "{table}");
+    assert!(table.contains("\nQdrant/resnet50-onnx  image, not yet\n"), "{table}");
     assert!(table.contains("\nnot yet: `candlewick pull` fetches the files"), "{table}");
     assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
     let mut listed = 0;
@@ -223,9 +221,11 @@ fn models_are_listed_as_json() {
     assert_eq!(first["sources"][1]["type"], "wheel");
     assert_eq!((&first["state"], &first["missing"]), (&"loadable".into(), &Value::Null));
     let rows = json.as_array().unwrap();
-    let rerank = rows.iter().find(|row| row["id"] == "BAAI/bge-reranker-base").unwrap();
-    assert_eq!(rerank["state"], "not-yet");
-    assert_eq!(rerank["missing"], serde_json::json!(["nothing runs cross-encoder models"]));
+    let row = |id: &str| rows.iter().find(|row| row["id"] == id).unwrap();
+    assert_eq!(row("BAAI/bge-reranker-base")["state"], "loadable");
+    let image = row("Qdrant/resnet50-onnx");
+    assert_eq!(image["state"], "not-yet");
+    assert_eq!(image["missing"], serde_json::json!(["nothing runs image models"]));
 
     let setup = Setup::new(&["owner/tiny"]);
     let own = run(&mut candlewick(["models", "--json", "--registry", &setup.registry])).ok();

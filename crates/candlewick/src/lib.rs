@@ -1,7 +1,13 @@
 //! Text embeddings in pure Rust: one crate, no C++ library, no Python.
 //!
-//! [`TextEmbedding`] turns texts into vectors whose cosine says how close their meanings are. It loads a model
-//! by its id, from the hub's cache or by fetching it, or from a folder. [`LoadOptions`] says how.
+//! | type | what it makes | compared by |
+//! |---|---|---|
+//! | [`TextEmbedding`] | a vector for each text | cosine |
+//! | [`SparseTextEmbedding`] | a few weighted words for each text | [`SparseEmbedding::dot`] |
+//! | [`LateInteractionTextEmbedding`] | a vector for each token of a text | [`max_sim`] |
+//! | [`TextCrossEncoder`] | a score for each pair of a query and a document | the score |
+//!
+//! Each loads a model by its id, from the hub's cache or by fetching it, or from a folder. [`LoadOptions`] says how.
 //!
 //! ```no_run
 //! use candlewick::TextEmbedding;
@@ -19,16 +25,31 @@
 
 #![deny(missing_docs)]
 
+mod constructors;
+mod embed_iter;
+mod hybrid_text_embedding;
+mod late_interaction_text_embedding;
+mod sparse_text_embedding;
+mod text_cross_encoder;
 mod text_embedding;
 
 pub use candlewick_engine::{DeviceChoice, Error as EngineError, Int8Scales, Pooling, Precision, ThreadPool};
+pub use candlewick_models::lexical::Language;
 pub use candlewick_models::source::{Progress, ProgressFn};
 pub use candlewick_models::{
-    Attempt, Embedding, EncoderInspection, Error, InputSpec, Inspection, Kind, LoadOptions, Missing,
-    ModelSpec, OnnxDialect, Prompts, ReferenceFigures, ReferenceImage, Registry, Result, SourceSpec, State,
-    ValueType, WeightsFormat, WeightsSize, WeightsSpec, inspect,
+    Attempt, Bm25Options, Embedding, EncoderInspection, Error, HybridEmbedding, HybridOutputs, HybridWeights,
+    InputSpec, Inspection, Kind, LateInteractionSpec, LoadOptions, Missing, ModelSpec, MultiVectorEmbedding,
+    Muvera, MuveraOptions, OnnxDialect, Prompts, Ranked, ReferenceFigures, ReferenceImage, Registry, Result,
+    ScoreActivation, ScoreOptions, SourceSpec, SparseEmbedding, SparseMethod, State, StemFn, Stemming,
+    StopWords, TokenPooling, TokenizeFn, ValueType, WeightsFormat, WeightsSize, WeightsSpec, inspect,
+    max_sim, max_sim_scores, rank, top_k,
 };
-pub use text_embedding::{EmbedIter, TextEmbedding};
+pub use embed_iter::EmbedIter;
+pub use hybrid_text_embedding::HybridTextEmbedding;
+pub use late_interaction_text_embedding::LateInteractionTextEmbedding;
+pub use sparse_text_embedding::SparseTextEmbedding;
+pub use text_cross_encoder::TextCrossEncoder;
+pub use text_embedding::TextEmbedding;
 
 use std::path::PathBuf;
 

@@ -1,13 +1,11 @@
 //! Dense text embeddings.
 
-use std::collections::VecDeque;
-use std::path::Path;
 use std::sync::Arc;
 
-use candlewick_models::{
-    DenseModel, Embedding, Kind, LoadOptions, ModelSpec, Registry, Result, State, TextRole, WINDOW_BYTES,
-    WINDOW_TEXTS,
-};
+use candlewick_models::{DenseModel, Embedding, Kind, Result, TextRole};
+
+use crate::EmbedIter;
+use crate::constructors::constructors;
 
 /// A model that turns texts into vectors.
 ///
@@ -24,72 +22,30 @@ use candlewick_models::{
 /// assert_eq!(embeddings[0].len(), model.embedding_size());
 /// # Ok::<(), candlewick::Error>(())
 /// ```
+///
+/// By its name, and without touching the network:
+///
+/// ```no_run
+/// use candlewick::{LoadOptions, TextEmbedding};
+///
+/// let options = LoadOptions::new().offline(true).threads(2);
+/// let model = TextEmbedding::load_with("BAAI/bge-small-en-v1.5", options)?;
+/// # Ok::<(), candlewick::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct TextEmbedding {
     model: Arc<DenseModel>,
 }
 
+constructors!(
+    TextEmbedding,
+    DenseModel,
+    Kind::Dense,
+    "tokenizer.json, config.json and weights. What sentence-transformers puts beside them (modules.json, 1_Pooling, \
+     sentence_bert_config.json...) is read and obeyed."
+);
+
 impl TextEmbedding {
-    /// Loads a model by its id or an alias, fetching its files if they are not cached.
-    ///
-    /// # Errors
-    ///
-    /// When the id is unknown, or of a model that cannot be loaded yet; when the files cannot be had, or
-    /// something in them is broken or not supported.
-    pub fn load(id: &str) -> Result<Self> {
-        Self::load_with(id, LoadOptions::default())
-    }
-
-    /// [`load`](Self::load) with options.
-    ///
-    /// # Errors
-    ///
-    /// As `load`, and when an option asks for more than the model has.
-    ///
-    /// ```no_run
-    /// use candlewick::{LoadOptions, TextEmbedding};
-    ///
-    /// // Never touches the network: the model must be in the cache.
-    /// let options = LoadOptions::new().offline(true).threads(2);
-    /// let model = TextEmbedding::load_with("BAAI/bge-small-en-v1.5", options)?;
-    /// # Ok::<(), candlewick::Error>(())
-    /// ```
-    pub fn load_with(id: &str, options: LoadOptions) -> Result<Self> {
-        Ok(Self { model: Arc::new(DenseModel::load(id, options)?) })
-    }
-
-    /// Loads a folder that holds tokenizer.json, config.json and weights. What sentence-transformers puts
-    /// beside them (modules.json, 1_Pooling, sentence_bert_config.json...) is read and obeyed.
-    ///
-    /// # Errors
-    ///
-    /// When a file is missing, or something in one is broken or not supported.
-    pub fn from_folder(folder: impl AsRef<Path>) -> Result<Self> {
-        Self::from_folder_with(folder, LoadOptions::default())
-    }
-
-    /// [`from_folder`](Self::from_folder) with options.
-    ///
-    /// # Errors
-    ///
-    /// As `from_folder`, and when an option asks for more than the model has.
-    pub fn from_folder_with(folder: impl AsRef<Path>, options: LoadOptions) -> Result<Self> {
-        Ok(Self { model: Arc::new(DenseModel::from_folder(folder.as_ref(), options)?) })
-    }
-
-    /// The models of the built-in registry that can be loaded by id, in its order.
-    ///
-    /// ```
-    /// use candlewick::TextEmbedding;
-    ///
-    /// let models = TextEmbedding::supported_models();
-    /// assert!(models.iter().any(|model| model.id == "BAAI/bge-small-en-v1.5" && model.dim == Some(384)));
-    /// ```
-    pub fn supported_models() -> Vec<&'static ModelSpec> {
-        let is_supported = |model: &&ModelSpec| model.kind == Kind::Dense && model.state() == State::Loadable;
-        Registry::built_in().models().iter().filter(is_supported).collect()
-    }
-
     /// One embedding per text, in input order. No text gets a prompt. An empty slice gives an empty result,
     /// an empty text an embedding like any other.
     ///
@@ -139,12 +95,13 @@ impl TextEmbedding {
     /// assert_eq!(count, 5000);
     /// # Ok::<(), candlewick::Error>(())
     /// ```
-    pub fn embed_iter<I>(&self, texts: I) -> EmbedIter<I::IntoIter>
+    pub fn embed_iter<I>(&self, texts: I) -> EmbedIter<I::IntoIter, Embedding>
     where
         I: IntoIterator,
         I::Item: AsRef<str> + Sync,
     {
-        EmbedIter { model: self.clone(), texts: Some(texts.into_iter()), ready: VecDeque::new() }
+        let model = self.clone();
+        EmbedIter::new(texts.into_iter(), move |texts| model.embed(texts))
     }
 
     /// Length of an embedding.
@@ -164,57 +121,5 @@ impl TextEmbedding {
     /// When a text cannot be tokenized.
     pub fn token_count<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<usize> {
         self.model.token_count(texts)
-    }
-}
-
-/// Embeddings of the texts of an iterator; made by [`TextEmbedding::embed_iter`].
-#[derive(Debug)]
-pub struct EmbedIter<I> {
-    model: TextEmbedding,
-    /// `None` once the texts are used up or an error has been returned.
-    texts: Option<I>,
-    ready: VecDeque<Embedding>,
-}
-
-impl<I> Iterator for EmbedIter<I>
-where
-    I: Iterator,
-    I::Item: AsRef<str> + Sync,
-{
-    type Item = Result<Embedding>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.ready.is_empty() {
-            let texts = self.texts.as_mut()?;
-            let mut bytes = 0;
-            let mut window = Vec::new();
-            while window.len() < WINDOW_TEXTS && bytes < WINDOW_BYTES {
-                let Some(text) = texts.next() else { break };
-                bytes += text.as_ref().len();
-                window.push(text);
-            }
-            if window.is_empty() {
-                self.texts = None;
-            }
-            match self.model.embed(&window) {
-                Ok(embeddings) => self.ready = embeddings.into(),
-                Err(error) => {
-                    self.texts = None;
-                    return Some(Err(error));
-                }
-            }
-        }
-        self.ready.pop_front().map(Ok)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn is_shareable_between_threads() {
-        fn check<T: Clone + Send + Sync + 'static>() {}
-        check::<TextEmbedding>();
     }
 }

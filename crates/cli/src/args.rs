@@ -5,12 +5,13 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use candlewick::{DeviceChoice, Int8Scales, Pooling, Precision};
+use candlewick::{DeviceChoice, Int8Scales, Language, Pooling, Precision};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) const DEFAULT_MODEL: &str = "sentence-transformers/all-MiniLM-L6-v2";
+pub(crate) const DEFAULT_RERANKER: &str = "Xenova/ms-marco-MiniLM-L-6-v2";
 
-/// Text embeddings in pure Rust.
+/// Text embeddings and reranking in pure Rust.
 #[derive(Debug, Parser)]
 #[command(name = "candlewick", version, max_term_width = 110, after_help = TOP_EXAMPLES)]
 pub(crate) struct Cli {
@@ -22,6 +23,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Turn texts into embeddings
     Embed(Box<EmbedArgs>),
+    /// Score how well documents answer a query
+    Rerank(Box<RerankArgs>),
     /// List the models that can be used by name
     Models(ModelsArgs),
     /// Fetch models, to use them offline later
@@ -39,8 +42,75 @@ pub(crate) struct EmbedArgs {
 
     #[command(flatten, next_help_heading = "Input and output")]
     pub(crate) io: IoArgs,
+
+    /// jsonl: an object per text, with the input's other fields; npy: a float32 matrix, without them, of dense models
+    /// [default: npy if the output's name ends in .npy, else jsonl]
+    #[arg(long, help_heading = "Input and output")]
+    pub(crate) format: Option<OutputFormat>,
+
+    /// A model's name, as in `candlewick models`: dense, sparse or late interaction
+    #[arg(long, value_name = "ID", default_value = DEFAULT_MODEL, conflicts_with = "model_dir", help_heading = "Model")]
+    pub(crate) model: String,
+
     #[command(flatten, next_help_heading = "Model")]
-    pub(crate) model: ModelArgs,
+    pub(crate) source: ModelArgs,
+
+    /// What the model in that folder produces [default: what the folder says, else dense]
+    #[arg(long, requires = "model_dir", help_heading = "Model")]
+    pub(crate) kind: Option<KindArg>,
+
+    #[command(flatten, next_help_heading = "Embeddings")]
+    pub(crate) embedding: EmbeddingArgs,
+    #[command(flatten, next_help_heading = "BM25")]
+    pub(crate) bm25: Bm25Args,
+    #[command(flatten, next_help_heading = "Computation")]
+    pub(crate) compute: ComputeArgs,
+    #[command(flatten, next_help_heading = "Fetching")]
+    pub(crate) fetch: FetchArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = RERANK_EXAMPLES)]
+pub(crate) struct RerankArgs {
+    /// What the documents should answer
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) query: String,
+
+    /// Documents; without any, lines are read from --input or standard input
+    #[arg(value_name = "DOC", conflicts_with_all = ["input", "input_format"])]
+    pub(crate) document: Vec<String>,
+
+    #[command(flatten, next_help_heading = "Input and output")]
+    pub(crate) io: IoArgs,
+
+    /// Best first, once all documents have been read, each with its place in the input, counted from 0
+    #[arg(long, help_heading = "Input and output")]
+    pub(crate) sort: bool,
+
+    /// Only the N best, sorted
+    #[arg(long, value_name = "N", help_heading = "Input and output")]
+    pub(crate) top_k: Option<NonZeroUsize>,
+
+    /// A model's name, as in `candlewick models --kind cross-encoder`
+    #[arg(long, value_name = "ID", default_value = DEFAULT_RERANKER, conflicts_with = "model_dir", help_heading = "Model")]
+    pub(crate) model: String,
+
+    #[command(flatten, next_help_heading = "Model")]
+    pub(crate) source: ModelArgs,
+
+    /// What a score is made of the model's logits: raw is the logit itself, the others are between 0 and 1
+    #[arg(long, value_name = "NAME", default_value = "raw", help_heading = "Scores")]
+    pub(crate) activation: ActivationArg,
+
+    /// The label whose logit is the score, counted from 0, of a model that has several
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Scores")]
+    pub(crate) label: usize,
+
+    /// Read long documents whole, in parts that share this many tokens, and take the best part's score
+    /// [default: what is too long is cut off]
+    #[arg(long, value_name = "OVERLAP", help_heading = "Scores")]
+    pub(crate) windows: Option<usize>,
+
     #[command(flatten, next_help_heading = "Computation")]
     pub(crate) compute: ComputeArgs,
     #[command(flatten, next_help_heading = "Fetching")]
@@ -64,19 +134,10 @@ pub(crate) struct IoArgs {
     /// Write here, all or nothing; - is standard output
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
-
-    /// jsonl: an object per text, with the input's other fields; npy: a float32 matrix, without them
-    /// [default: npy if the output's name ends in .npy, else jsonl]
-    #[arg(long)]
-    pub(crate) format: Option<OutputFormat>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ModelArgs {
-    /// A model's name, as in `candlewick models`
-    #[arg(long, value_name = "ID", default_value = DEFAULT_MODEL, conflicts_with = "model_dir")]
-    pub(crate) model: String,
-
     /// A folder with tokenizer.json and weights: safetensors with config.json, or an ONNX file
     #[arg(long, value_name = "DIR", conflicts_with = "registry")]
     pub(crate) model_dir: Option<PathBuf>,
@@ -85,41 +146,71 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "FILE", requires = "model_dir")]
     pub(crate) weights: Option<PathBuf>,
 
-    /// What the model in that folder produces
-    #[arg(long, requires = "model_dir")]
-    pub(crate) kind: Option<KindArg>,
-
-    /// Put the model's prompt for queries before each text
-    #[arg(long, conflicts_with = "passage")]
-    pub(crate) query: bool,
-
-    /// Put the model's prompt for passages before each text
-    #[arg(long)]
-    pub(crate) passage: bool,
-
-    /// How tokens become one vector: cls, mean or last [default: the model's]
-    #[arg(long, value_name = "NAME", value_parser = parse_pooling)]
-    pub(crate) pooling: Option<Pooling>,
-
-    /// Whether to scale embeddings to unit length: true or false [default: the model's]
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, hide_possible_values = true)]
-    pub(crate) normalize: Option<bool>,
-
     /// Read this many tokens of a text, special ones included [default: the model's]
     #[arg(long, value_name = "N")]
     pub(crate) max_length: Option<NonZeroUsize>,
 
-    /// Take this output of an ONNX file [default: the first with a row for each token, or else for each text]
+    /// Take this output of an ONNX file [default: the first that the kind of model can use]
     #[arg(long, value_name = "NAME")]
     pub(crate) output_name: Option<String>,
 
     /// Give an input of an ONNX file that is a single number this value; once for each [default: the model's]
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_input)]
     pub(crate) graph_input: Vec<(String, f64)>,
+}
 
-    /// Keep only the first N components, for models that are trained for it
+#[derive(Debug, Args)]
+pub(crate) struct EmbeddingArgs {
+    /// Embed texts that are searched for: with the model's prompt or marker for queries, or its table of their words
+    #[arg(long, conflicts_with_all = ["passage", "pool_factor"])]
+    pub(crate) query: bool,
+
+    /// Embed texts that are searched in: with the model's prompt or marker for passages
+    #[arg(long)]
+    pub(crate) passage: bool,
+
+    /// Dense: how tokens become one vector: cls, mean or last [default: the model's]
+    #[arg(long, value_name = "NAME", value_parser = parse_pooling)]
+    pub(crate) pooling: Option<Pooling>,
+
+    /// Dense, late interaction: whether to scale vectors to unit length: true or false [default: the model's]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, hide_possible_values = true)]
+    pub(crate) normalize: Option<bool>,
+
+    /// Dense: keep only the first N components, for models that are trained for it
     #[arg(long, value_name = "N")]
     pub(crate) dim: Option<NonZeroUsize>,
+
+    /// Sparse: keep only the N largest values of a text
+    #[arg(long, value_name = "N")]
+    pub(crate) top_k: Option<NonZeroUsize>,
+
+    /// Sparse: keep only values above this
+    #[arg(long, value_name = "VALUE", allow_negative_numbers = true)]
+    pub(crate) threshold: Option<f32>,
+
+    /// Late interaction: keep one vector in N of a document, means of vectors that are alike
+    #[arg(long, value_name = "N")]
+    pub(crate) pool_factor: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bm25Args {
+    /// Whose stemmer and stop words are used [default: english]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) language: Option<Language>,
+
+    /// How slowly a word's weight saturates as it is repeated [default: 1.2]
+    #[arg(long, value_name = "VALUE", allow_negative_numbers = true)]
+    pub(crate) k: Option<f64>,
+
+    /// How much long documents are held back: 0 (not) to 1 [default: 0.75]
+    #[arg(long, value_name = "VALUE", allow_negative_numbers = true)]
+    pub(crate) b: Option<f64>,
+
+    /// Words of an average document, stop words not counted [default: 256]
+    #[arg(long, value_name = "WORDS", allow_negative_numbers = true)]
+    pub(crate) avg_len: Option<f64>,
 }
 
 #[derive(Debug, Args)]
@@ -234,6 +325,13 @@ pub(crate) enum KindArg {
     CrossEncoder,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ActivationArg {
+    Raw,
+    Sigmoid,
+    Softmax,
+}
+
 fn parse_input(text: &str) -> anyhow::Result<(String, f64)> {
     let (name, value) = text.split_once('=').context("expected NAME=VALUE")?;
     let value = value.parse().with_context(|| format!("`{value}` is no number"))?;
@@ -252,6 +350,7 @@ const TOP_EXAMPLES: &str = "\
 Examples:
   candlewick embed \"hello world\"
   candlewick embed -i documents.jsonl -o embeddings.jsonl
+  candlewick rerank --query \"what burns?\" \"Wax does.\" \"It rains.\"
   candlewick inspect model.onnx
   candlewick models";
 
@@ -263,9 +362,24 @@ Examples:
   candlewick embed -i texts.txt -o embeddings.npy --threads 4
   candlewick embed --model-dir ./my-model --pooling mean --normalize true \"hello world\"
   candlewick embed --model-dir ./my-model --weights onnx/model_quantized.onnx \"hello world\"
+  candlewick embed --model Qdrant/bm25 --language german -i texts.txt
+  candlewick embed --model prithivida/Splade_PP_en_v1 --top-k 100 \"hello world\"
+  candlewick embed --model colbert-ir/colbertv2.0 --query \"hello world\"
 
-Embeddings are in the order of the texts: one line {\"embedding\": [...]} for each, after the fields that a \
-JSON object had besides its text. An empty line is an empty text, and has an embedding too.";
+Embeddings are in the order of the texts: a line for each, after the fields that a JSON object had besides its text.
+  dense             {\"embedding\": [...]}
+  sparse            {\"indices\": [...], \"values\": [...]}
+  late interaction  {\"embeddings\": [[...], ...]}
+An empty line is an empty text, and has an embedding too.";
+
+const RERANK_EXAMPLES: &str = "\
+Examples:
+  candlewick rerank --query \"what burns?\" \"Wax does.\" \"It rains.\"
+  candlewick rerank --query \"what burns?\" -i documents.jsonl --text-field body --top-k 10
+  candlewick rerank --query \"what burns?\" --model-dir ./my-reranker --activation sigmoid < documents.txt
+
+Scores are in the order of the documents: a line {\"score\": ...} for each, after the fields that a JSON object had \
+besides its text. With --sort or --top-k the best comes first, and a line has {\"index\": ..., \"score\": ...}.";
 
 const INSPECT_EXAMPLES: &str = "\
 Examples:
@@ -284,6 +398,7 @@ Examples:
 
 #[cfg(test)]
 mod tests {
+    use candlewick::{Kind, Registry, State};
     use clap::CommandFactory;
 
     use super::*;
@@ -294,7 +409,10 @@ mod tests {
     }
 
     #[test]
-    fn default_model_is_in_the_registry() {
-        assert_eq!(candlewick::Registry::built_in().get(DEFAULT_MODEL).unwrap().id, DEFAULT_MODEL);
+    fn default_models_can_be_loaded() {
+        for (model, kind) in [(DEFAULT_MODEL, Kind::Dense), (DEFAULT_RERANKER, Kind::CrossEncoder)] {
+            let spec = Registry::built_in().get(model).unwrap();
+            assert_eq!((spec.id.as_str(), spec.kind, spec.state()), (model, kind, State::Loadable));
+        }
     }
 }

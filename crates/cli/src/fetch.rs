@@ -1,4 +1,4 @@
-//! What `embed` and `pull` share: which registry to look names up in, and how to fetch.
+//! What commands that fetch share: which registry to look names up in, and how to fetch.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Where texts come from: arguments, a file or standard input, as plain lines or as JSON objects.
 //!
-//! Files are read by a thread of their own, so that reading and parsing happen while embeddings are computed.
+//! Files are read by a thread of their own, so that reading and parsing happen while the model computes.
 //! Whatever is wrong with a line is an error that names the input and the line; lines before it count.
 
 use std::fs::{File, Metadata};
@@ -58,17 +58,21 @@ pub(crate) struct Stream {
 /// How a line holds a text.
 enum Layout {
     Text,
-    Jsonl { text_field: String },
+    Jsonl {
+        text_field: String,
+        /// Fields that the output adds, which must not be there.
+        added: &'static [&'static str],
+    },
 }
 
 impl Input {
-    /// Finds out what to read, and opens it.
-    pub(crate) fn open(texts: Vec<String>, args: &IoArgs) -> Result<Input> {
+    /// Finds out what to read, and opens it. The output will have the fields `added`.
+    pub(crate) fn open(texts: Vec<String>, args: &IoArgs, added: &'static [&'static str]) -> Result<Input> {
         let path = args.input.as_deref().filter(|path| *path != Path::new("-"));
         let named_jsonl = path.and_then(Path::extension).is_some_and(|ext| ext.eq_ignore_ascii_case("jsonl"));
         let layout = match (args.input_format, &args.text_field) {
-            (Some(InputFormat::Jsonl), field) => Layout::jsonl(field),
-            (None, field) if named_jsonl => Layout::jsonl(field),
+            (Some(InputFormat::Jsonl), field) => Layout::jsonl(field, added),
+            (None, field) if named_jsonl => Layout::jsonl(field, added),
             (_, None) => Layout::Text,
             (_, Some(_)) => {
                 return Err(Usage::new(
@@ -88,7 +92,7 @@ impl Input {
         }
         let stdin = std::io::stdin();
         if args.input.is_none() && stdin.is_terminal() {
-            return Err(Usage::new("nothing to embed: give texts, --input FILE, or lines on standard input"));
+            return Err(Usage::new("nothing to read: give texts, --input FILE, or lines on standard input"));
         }
         let name = "standard input".into();
         Ok(Input::Stream(Stream { reader: Box::new(stdin), layout, name, total_bytes: None }))
@@ -113,8 +117,8 @@ impl Input {
 }
 
 impl Layout {
-    fn jsonl(text_field: &Option<String>) -> Layout {
-        Layout::Jsonl { text_field: text_field.clone().unwrap_or_else(|| "text".into()) }
+    fn jsonl(text_field: &Option<String>, added: &'static [&'static str]) -> Layout {
+        Layout::Jsonl { text_field: text_field.clone().unwrap_or_else(|| "text".into()), added }
     }
 
     /// The item that a line holds, `None` for a line that holds none.
@@ -122,7 +126,7 @@ impl Layout {
         match self {
             Layout::Text => Ok(Some((line.into(), Fields::default()))),
             Layout::Jsonl { .. } if line.trim_ascii().is_empty() => Ok(None),
-            Layout::Jsonl { text_field } => jsonl::parse(line, text_field).map(Some),
+            Layout::Jsonl { text_field, added } => jsonl::parse(line, text_field, added).map(Some),
         }
     }
 }

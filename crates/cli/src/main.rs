@@ -1,19 +1,24 @@
 //! The `candlewick` command. Data goes to standard output, everything else to standard error.
 //!
-//! The exit code is 0 when all went well, 2 when the command line is wrong (an unknown flag or model, a value
-//! that the model refuses), and 1 when something failed at work.
+//! The exit code is 0 when all went well, 2 when the command line is wrong (an unknown flag or model, a flag that is not
+//! for this kind of model, a value that the model refuses), and 1 when something failed at work.
 
 mod args;
 mod embed;
+mod embedder;
 mod fetch;
+mod flags;
 mod input;
 mod inspect;
 mod jsonl;
+mod model;
 mod models;
 mod output;
 mod progress;
 mod pull;
 mod queue;
+mod rerank;
+mod texts;
 mod writer;
 
 use std::fmt;
@@ -28,6 +33,7 @@ use output::WriteError;
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Embed(args) => embed::run(*args),
+        Command::Rerank(args) => rerank::run(*args),
         Command::Models(args) => models::run(&args),
         Command::Pull(args) => pull::run(&args),
         Command::Inspect(args) => inspect::run(&args),
@@ -45,18 +51,18 @@ fn main() -> ExitCode {
 
 /// A command line that makes no sense.
 #[derive(Debug)]
-struct Usage(&'static str);
+struct Usage(String);
 
 impl Usage {
     #[allow(clippy::new_ret_no_self, reason = "it is only ever an error")]
-    fn new(problem: &'static str) -> anyhow::Error {
-        anyhow::Error::new(Usage(problem))
+    fn new(problem: impl Into<String>) -> anyhow::Error {
+        anyhow::Error::new(Usage(problem.into()))
     }
 }
 
 impl fmt::Display for Usage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
+        f.write_str(&self.0)
     }
 }
 
@@ -65,7 +71,7 @@ impl std::error::Error for Usage {}
 fn is_usage(error: &anyhow::Error) -> bool {
     use candlewick::{EngineError, Error};
     let refused = |error: &Error| match error {
-        Error::UnknownModel { .. } | Error::InvalidOption { .. } => true,
+        Error::UnknownModel { .. } | Error::InvalidOption { .. } | Error::WrongKind { .. } => true,
         Error::Engine { source, .. } => matches!(**source, EngineError::DeviceNotBuilt { .. }),
         _ => false,
     };

@@ -70,19 +70,19 @@ fn on_one_line(reason: &str) -> String {
 }
 
 /// Counts texts, and the bytes of the input where its size is known.
-pub(crate) struct EmbedBar {
+pub(crate) struct TextsBar {
     bar: ProgressBar,
     texts: u64,
     started: Instant,
 }
 
-impl EmbedBar {
-    pub(crate) fn new(bars: bool, total_bytes: Option<u64>) -> EmbedBar {
+impl TextsBar {
+    pub(crate) fn new(bars: bool, total_bytes: Option<u64>) -> TextsBar {
         let bar = new_bar(bars, total_bytes, if total_bytes.is_some() { FILE } else { STREAM });
         if bars {
             bar.enable_steady_tick(Duration::from_millis(200));
         }
-        EmbedBar { bar, texts: 0, started: Instant::now() }
+        TextsBar { bar, texts: 0, started: Instant::now() }
     }
 
     pub(crate) fn add(&mut self, texts: usize, bytes: u64) {
@@ -95,7 +95,7 @@ impl EmbedBar {
     }
 }
 
-impl Drop for EmbedBar {
+impl Drop for TextsBar {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }

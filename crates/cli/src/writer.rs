@@ -1,44 +1,43 @@
-//! How embeddings are laid out: JSON lines, or a NumPy file (https://numpy.org/neps/nep-0001-npy-format.html).
+//! How what was computed is laid out: JSON lines, or a NumPy file (https://numpy.org/neps/nep-0001-npy-format.html).
 
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, Write};
 
-use candlewick::Embedding;
-
-use crate::args::OutputFormat;
-use crate::input::Item;
-use crate::jsonl;
+use crate::jsonl::{self, Computed, Fields};
 use crate::output::{Destination, WriteError};
 
-/// Takes embeddings in order, and writes them.
+/// Takes what was computed in order, and writes it.
 pub(crate) enum Writer {
     JsonLines(BufWriter<Destination>),
     Npy(NpyWriter),
 }
 
 impl Writer {
-    pub(crate) fn new(
-        format: OutputFormat,
-        destination: Destination,
-        dim: usize,
-    ) -> Result<Self, WriteError> {
-        match format {
-            OutputFormat::Jsonl => Ok(Writer::JsonLines(BufWriter::with_capacity(1 << 16, destination))),
-            OutputFormat::Npy => Ok(Writer::Npy(NpyWriter::new(destination, dim)?)),
-        }
+    pub(crate) fn jsonl(destination: Destination) -> Self {
+        Writer::JsonLines(BufWriter::with_capacity(1 << 16, destination))
     }
 
-    /// Writes the embeddings of `items`, and lets the reader see them now if the format can be read so.
-    pub(crate) fn write(&mut self, items: &[Item], embeddings: &[Embedding]) -> Result<(), WriteError> {
+    /// For vectors of `dim` values.
+    pub(crate) fn npy(destination: Destination, dim: usize) -> Result<Self, WriteError> {
+        Ok(Writer::Npy(NpyWriter::new(destination, dim)?))
+    }
+
+    /// Writes a line each, and lets the reader see them now if the format can be read so.
+    pub(crate) fn write(
+        &mut self,
+        lines: impl IntoIterator<Item = (Fields, Computed)>,
+    ) -> Result<(), WriteError> {
+        let mut lines = lines.into_iter();
         match self {
-            Writer::JsonLines(out) => {
-                let mut lines = items.iter().zip(embeddings);
-                lines
-                    .try_for_each(|(item, embedding)| jsonl::write(out, &item.fields, embedding))
-                    .and_then(|()| out.flush())
-                    .map_err(|source| out.get_ref().error(source))
-            }
-            Writer::Npy(npy) => npy.write(embeddings),
+            Writer::JsonLines(out) => lines
+                .try_for_each(|(fields, computed)| jsonl::write(out, &fields, &computed))
+                .and_then(|()| out.flush())
+                .map_err(|source| out.get_ref().error(source)),
+            Writer::Npy(npy) => lines.try_for_each(|(_, computed)| match computed {
+                Computed::Dense(embedding) => npy.write(&embedding),
+                // Commands refuse this format for them.
+                _ => Ok(()),
+            }),
         }
     }
 
@@ -80,13 +79,11 @@ impl NpyWriter {
         Ok(writer)
     }
 
-    fn write(&mut self, embeddings: &[Embedding]) -> Result<(), WriteError> {
-        for embedding in embeddings {
-            debug_assert_eq!(embedding.len(), self.dim);
-            let bytes: Vec<u8> = embedding.iter().flat_map(|value| value.to_le_bytes()).collect();
-            self.body.write_all(&bytes).map_err(|source| self.body_error(source))?;
-        }
-        self.rows += embeddings.len() as u64;
+    fn write(&mut self, embedding: &[f32]) -> Result<(), WriteError> {
+        debug_assert_eq!(embedding.len(), self.dim);
+        let bytes: Vec<u8> = embedding.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.body.write_all(&bytes).map_err(|source| self.body_error(source))?;
+        self.rows += 1;
         Ok(())
     }
 

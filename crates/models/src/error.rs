@@ -48,7 +48,7 @@ pub enum Error {
         missing: Vec<Missing>,
     },
     /// The registry's model makes something else than what was asked for.
-    #[error("model `{model}` is of kind {found}, not {expected}")]
+    #[error("model `{model}` is of kind {found}, not {expected}{}", load_with(*.found))]
     WrongKind {
         /// The model's id.
         model: String,
@@ -285,6 +285,19 @@ pub struct Attempt {
     pub source: String,
     /// Why it failed.
     pub error: Error,
+}
+
+/// The facade's type for models of a kind.
+fn load_with(kind: Kind) -> String {
+    let name = match kind {
+        Kind::Dense => "TextEmbedding",
+        Kind::Sparse => "SparseTextEmbedding",
+        Kind::LateInteraction => "LateInteractionTextEmbedding",
+        Kind::Hybrid => "HybridTextEmbedding",
+        Kind::CrossEncoder => "TextCrossEncoder",
+        Kind::Image | Kind::Multimodal => return String::new(),
+    };
+    format!(": `{name}` loads it")
 }
 
 fn did_you_mean(nearest: &Option<String>) -> String {

@@ -31,6 +31,13 @@ pub enum ScoreActivation {
 }
 
 /// How pairs are scored.
+///
+/// ```
+/// use candlewick_models::{ScoreActivation, ScoreOptions};
+///
+/// let options = ScoreOptions::new().activation(ScoreActivation::Sigmoid).window_overlap(32);
+/// assert_eq!(options.label, 0);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ScoreOptions {
@@ -41,6 +48,34 @@ pub struct ScoreOptions {
     /// Read documents that are too long whole, in parts that share this many tokens; the best part's score is the
     /// document's. Default: what is too long is cut off.
     pub window_overlap: Option<usize>,
+}
+
+impl ScoreOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets [`activation`](ScoreOptions::activation).
+    #[must_use]
+    pub fn activation(mut self, activation: ScoreActivation) -> Self {
+        self.activation = activation;
+        self
+    }
+
+    /// Sets [`label`](ScoreOptions::label).
+    #[must_use]
+    pub fn label(mut self, label: usize) -> Self {
+        self.label = label;
+        self
+    }
+
+    /// Sets [`window_overlap`](ScoreOptions::window_overlap).
+    #[must_use]
+    pub fn window_overlap(mut self, tokens: usize) -> Self {
+        self.window_overlap = Some(tokens);
+        self
+    }
 }
 
 /// A document's place in a ranking.

@@ -1,12 +1,13 @@
 //! What was really run, and compared with its original, of a registry row.
 //!
-//! Only what `cargo xtask verify` compares counts, and only for weights that this version loads.
+//! Only what is compared counts, by `cargo xtask verify` or, where there are no weights, by tests; and only for weights that
+//! this version loads.
 
 use std::fmt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use candlewick::{ModelSpec, OnnxDialect, State, WeightsFormat, WeightsSpec};
+use candlewick::{Kind, ModelSpec, OnnxDialect, SparseMethod, State, WeightsFormat, WeightsSpec};
 use serde::Deserialize;
 
 use crate::verify::evidence::{Reference, read_all};
@@ -21,6 +22,8 @@ pub enum Evidence {
     Checkpoint,
     /// A tiny random ONNX graph of its architecture and dialect.
     Graph,
+    /// All that there is of it, because it has no weights.
+    NoWeights,
     /// Neither.
     Nothing,
 }
@@ -30,34 +33,68 @@ pub enum Evidence {
 pub(super) struct Run {
     /// The ids of models whose own safetensors were compared, with the file's sha256.
     real: Vec<(String, Option<String>)>,
-    /// The architectures of checkpoints in safetensors.
-    checkpoints: Vec<String>,
-    /// The architectures and dialects of ONNX graphs.
-    graphs: Vec<(String, OnnxDialect)>,
+    /// Tiny random models.
+    tiny: Vec<Tiny>,
 }
+
+/// What a tiny random model has in common with a row's weights that it is evidence for.
+#[derive(Debug, PartialEq)]
+struct Tiny {
+    kind: Kind,
+    method: Option<SparseMethod>,
+    architecture: String,
+    /// Of ONNX files; others are safetensors.
+    dialect: Option<OnnxDialect>,
+}
+
+/// Fixtures below `heads`, and what they are.
+const HEADS: &[(&str, Kind, Option<SparseMethod>)] = &[
+    ("splade-bert", Kind::Sparse, Some(SparseMethod::Splade)),
+    ("splade-distilbert", Kind::Sparse, Some(SparseMethod::Splade)),
+    ("if-splade", Kind::Sparse, Some(SparseMethod::Splade)),
+    ("colbert-v2", Kind::LateInteraction, None),
+    ("colbert-jina", Kind::LateInteraction, None),
+    ("pylate", Kind::LateInteraction, None),
+    ("pylate-attend", Kind::LateInteraction, None),
+    ("pylate-plain", Kind::LateInteraction, None),
+    ("rerank-bert", Kind::CrossEncoder, None),
+    ("rerank-bert-3", Kind::CrossEncoder, None),
+    ("rerank-xlm-roberta", Kind::CrossEncoder, None),
+];
+
+/// The files that those may have.
+const HEAD_FILES: &[(&str, Option<OnnxDialect>)] = &[
+    ("model.safetensors", None),
+    ("model.onnx", Some(OnnxDialect::Plain)),
+    ("onnx/model.onnx", Some(OnnxDialect::Plain)),
+    ("model_optimized.onnx", Some(OnnxDialect::Optimized)),
+    ("model_quantized.onnx", Some(OnnxDialect::Int8)),
+];
 
 impl Run {
     /// Reads what is in a folder of fixtures.
     pub(super) fn read(fixtures: &Path) -> Result<Run> {
         let (checkpoints, real): (Vec<Reference>, Vec<Reference>) =
             read_all(fixtures)?.into_iter().partition(Reference::has_weights);
-        Ok(Run {
-            real: real
-                .into_iter()
-                .map(|real| (real.provenance.model, real.provenance.weights_sha256))
-                .collect(),
-            checkpoints: checkpoints
-                .iter()
-                .map(|fixture| architecture(&fixture.folder))
-                .collect::<Result<_>>()?,
-            graphs: graphs(&fixtures.join("onnx"))?,
-        })
+        let dense = |architecture, dialect| Tiny { kind: Kind::Dense, method: None, architecture, dialect };
+        let mut tiny = heads(&fixtures.join("heads"))?;
+        for fixture in &checkpoints {
+            tiny.push(dense(architecture(&fixture.folder)?, None));
+        }
+        let graphs = graphs(&fixtures.join("onnx"))?.into_iter();
+        tiny.extend(graphs.map(|(architecture, dialect)| dense(architecture, Some(dialect))));
+        let real = real.into_iter().map(|real| (real.provenance.model, real.provenance.weights_sha256));
+        Ok(Run { real: real.collect(), tiny })
     }
 
     /// What was run of this row: of its weights that can be loaded, the first that any of it was run of.
     pub(super) fn of(&self, spec: &ModelSpec) -> Evidence {
         if spec.state() != State::Loadable {
             return Evidence::Nothing;
+        }
+        // candlewick-models' own tests compare its words and weights with the original's.
+        if spec.method == Some(SparseMethod::Bm25) {
+            return Evidence::NoWeights;
         }
         let loadable = spec.weights.iter().filter(|weights| weights.missing(spec).is_none());
         loadable
@@ -68,18 +105,28 @@ impl Run {
 
     fn of_weights(&self, spec: &ModelSpec, weights: &WeightsSpec) -> Evidence {
         let is_this = |(id, sha256): &(String, Option<String>)| *id == spec.id && *sha256 == weights.sha256;
-        let architecture = spec.architecture.clone().unwrap_or_default();
-        match (weights.format, weights.dialect) {
-            (WeightsFormat::Safetensors, _) if self.real.iter().any(is_this) => Evidence::RealWeights,
-            (WeightsFormat::Safetensors, _) if self.checkpoints.contains(&architecture) => {
-                Evidence::Checkpoint
-            }
-            (WeightsFormat::Onnx, Some(dialect)) if self.graphs.contains(&(architecture, dialect)) => {
-                Evidence::Graph
-            }
+        let (kind, method, dialect) = (spec.kind, spec.method, weights.dialect);
+        let alike =
+            Tiny { kind, method, architecture: spec.architecture.clone().unwrap_or_default(), dialect };
+        match weights.format {
+            WeightsFormat::Safetensors if self.real.iter().any(is_this) => Evidence::RealWeights,
+            WeightsFormat::Safetensors if self.tiny.contains(&alike) => Evidence::Checkpoint,
+            WeightsFormat::Onnx if dialect.is_some() && self.tiny.contains(&alike) => Evidence::Graph,
             _ => Evidence::Nothing,
         }
     }
+}
+
+/// What is in the folder of fixtures with other heads than a pooled embedding.
+fn heads(folder: &Path) -> Result<Vec<Tiny>> {
+    let mut tiny = Vec::new();
+    for &(name, kind, method) in HEADS {
+        let folder = folder.join(name);
+        for &(_, dialect) in HEAD_FILES.iter().filter(|(file, _)| folder.join(file).is_file()) {
+            tiny.push(Tiny { kind, method, architecture: architecture(&folder)?, dialect });
+        }
+    }
+    Ok(tiny)
 }
 
 /// The architectures, as the registry calls them, and dialects of the graphs that a folder's manifest lists.
@@ -134,6 +181,7 @@ impl fmt::Display for Evidence {
             Evidence::RealWeights => "real weights",
             Evidence::Checkpoint => "fixture of its architecture",
             Evidence::Graph => "fixture of its architecture and dialect",
+            Evidence::NoWeights => "the model, which has no weights",
             Evidence::Nothing => "nothing yet",
         })
     }
@@ -142,6 +190,27 @@ impl fmt::Display for Evidence {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn evidence_is_of_the_rows_kind() {
+        let run = Run::read(&crate::root().join("tests/fixtures")).unwrap();
+        let of = |id: &str| run.of(candlewick::Registry::built_in().get(id).unwrap());
+        assert_eq!(of("all-MiniLM-L6-v2"), Evidence::RealWeights);
+        assert_eq!(of("bge-small-en"), Evidence::Checkpoint);
+        assert_eq!(of("Qdrant/bm25"), Evidence::NoWeights);
+        assert_eq!(of("Splade_PP_en_v1"), Evidence::Graph);
+        assert_eq!(of("colbertv2.0"), Evidence::Checkpoint);
+        assert_eq!(of("bge-reranker-base"), Evidence::Checkpoint);
+        assert_eq!(of("ms-marco-MiniLM-L-6-v2"), Evidence::Graph);
+        // Its encoder was run as a dense model only.
+        assert_eq!(of("jina-embeddings-v2-small-en"), Evidence::Graph);
+        assert_eq!(of("jina-embeddings-v2-small-en-tokens"), Evidence::Nothing);
+        assert_eq!(of("Qdrant/resnet50-onnx"), Evidence::Nothing);
+        for (name, ..) in HEADS {
+            let folder = crate::root().join("tests/fixtures/heads").join(name);
+            assert!(HEAD_FILES.iter().any(|(file, _)| folder.join(file).is_file()), "{name}");
+        }
+    }
 
     #[test]
     fn dialects_are_told_from_names() {

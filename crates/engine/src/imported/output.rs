@@ -51,7 +51,7 @@ fn rows(value: ValueId, info: &Info) -> Option<Output> {
     let size = shape.last().and_then(Dim::known_size)?;
     match shape.len() {
         // Some files leave out the first token, as BGE-M3's do in one of their outputs.
-        3 if shape[1].is_never(&Dim::symbol("seq_len")) => None,
+        3 if shape[1].plus(&Dim::symbol("seq_len").negated()).known().is_some_and(|more| more != 0) => None,
         3 => Some(Output { value, size, is_pooled: false }),
         2 => Some(Output { value, size, is_pooled: true }),
         _ => None,

@@ -4,6 +4,7 @@
 //! a setting that is not understood is an error, because skipping it would change the results.
 
 mod dense;
+mod kind;
 mod projection;
 
 use std::path::{Component, Path, PathBuf};

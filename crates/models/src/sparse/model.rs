@@ -18,6 +18,8 @@ use crate::{Error, LoadOptions, Result, TextRole};
 pub struct SparseModel {
     method: Method,
     name: String,
+    top_k: Option<usize>,
+    threshold: Option<f32>,
 }
 
 #[derive(Debug)]
@@ -61,13 +63,14 @@ impl SparseModel {
     fn open(folder: &Path, spec: Option<ModelSpec>, options: LoadOptions) -> Result<Self> {
         let name = spec.as_ref().map_or_else(|| folder.display().to_string(), |spec| spec.id.clone());
         check_options(&name, &options)?;
+        let LoadOptions { top_k, threshold, .. } = options;
         let is_hybrid = match &spec {
             Some(spec) => spec.kind == Kind::Hybrid,
             None => layer_file(folder, "sparse_linear").is_some(),
         };
         if is_hybrid {
             let model = HybridModel::open(folder, spec, options, HybridOutputs::SPARSE)?;
-            return Ok(Self { method: Method::TokenWeights(Box::new(model)), name });
+            return Ok(Self { method: Method::TokenWeights(Box::new(model)), name, top_k, threshold });
         }
         let method = match spec.as_ref().and_then(|spec| spec.method).unwrap_or_else(|| method_of(folder)) {
             SparseMethod::Splade => Method::Splade(Box::new(SpladeModel::open(folder, spec, options)?)),
@@ -75,7 +78,7 @@ impl SparseModel {
             SparseMethod::Bm42 => Method::Bm42(Box::new(Bm42Model::open(folder, spec, options)?)),
             SparseMethod::Minicoil => Method::MiniCoil(Box::new(MiniCoilModel::open(folder, spec, options)?)),
         };
-        Ok(Self { method, name })
+        Ok(Self { method, name, top_k, threshold })
     }
 
     fn bm25(name: String, options: &LoadOptions) -> Result<Self> {
@@ -85,7 +88,8 @@ impl SparseModel {
             None => ThreadPool::new(options.threads).map_err(|source| engine_error(&name, source))?,
         };
         let bm25 = options.bm25.clone().unwrap_or_default();
-        Ok(Self { method: Method::Bm25(Box::new(Bm25::new(bm25, pool)?)), name })
+        let method = Method::Bm25(Box::new(Bm25::new(bm25, pool)?));
+        Ok(Self { method, name, top_k: options.top_k, threshold: options.threshold })
     }
 
     /// The registry's id, or the folder.
@@ -99,17 +103,19 @@ impl SparseModel {
     ///
     /// When a text cannot be tokenized, the device fails, or a value is not finite.
     pub fn embed<S: AsRef<str> + Sync>(&self, texts: &[S], role: TextRole) -> Result<Vec<SparseEmbedding>> {
-        match &self.method {
-            Method::Splade(model) => model.embed(texts, role),
+        let embeddings = match &self.method {
+            // It limits each embedding as it makes it, because the whole ones are long.
+            Method::Splade(model) => return model.embed(texts, role),
             Method::TokenWeights(model) => {
                 let embeddings = model.embed_some(texts, role, HybridOutputs::SPARSE)?.into_iter();
-                Ok(embeddings.map(|embedding| embedding.sparse.expect("it was asked for")).collect())
+                embeddings.map(|embedding| embedding.sparse.expect("it was asked for")).collect()
             }
-            Method::Bm25(model) if role == TextRole::Query => Ok(model.query_embed(texts)),
-            Method::Bm25(model) => Ok(model.embed(texts)),
-            Method::Bm42(model) => model.embed(texts, role),
-            Method::MiniCoil(model) => model.embed(texts, role),
-        }
+            Method::Bm25(model) if role == TextRole::Query => model.query_embed(texts),
+            Method::Bm25(model) => model.embed(texts),
+            Method::Bm42(model) => model.embed(texts, role)?,
+            Method::MiniCoil(model) => model.embed(texts, role)?,
+        };
+        Ok(embeddings.into_iter().map(|embedding| embedding.limited(self.top_k, self.threshold)).collect())
     }
 
     /// Number of tokens of all `texts` together: with special tokens and after truncation where there is a network,
