@@ -5,7 +5,7 @@ use std::path::Path;
 use candlewick_engine::ThreadPool;
 
 use super::word_models::{MATRICES, STOP_WORDS};
-use super::{Bm25, Bm25Options, Bm42Model, MiniCoilModel, SparseEmbedding, SpladeModel};
+use super::{Bm25, Bm42Model, MiniCoilModel, SparseEmbedding, SpladeModel};
 use crate::checkpoint::engine_error;
 use crate::registry::{Kind, ModelSpec, Registry, SparseMethod};
 use crate::text_model::fetch;
@@ -71,7 +71,7 @@ impl SparseModel {
             Some(pool) => pool.clone(),
             None => ThreadPool::new(options.threads).map_err(|source| engine_error(&name, source))?,
         };
-        let bm25 = options.bm25.clone().unwrap_or_else(Bm25Options::new);
+        let bm25 = options.bm25.clone().unwrap_or_default();
         Ok(Self { method: Method::Bm25(Box::new(Bm25::new(bm25, pool)?)), name })
     }
 
