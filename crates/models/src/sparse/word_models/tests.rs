@@ -71,7 +71,7 @@ fn difference(found: &[SparseEmbedding], expected: &[SparseEmbedding]) -> f32 {
 }
 
 /// Compares documents and queries, texts together and alone.
-fn is_the_originals(name: &str, options: &LoadOptions) {
+fn is_the_originals(name: &str, options: &LoadOptions, bound: f32) {
     let tensors = fixture(name).join("reference/reference.safetensors");
     let tensors = candle_core::safetensors::load(tensors, &Device::Cpu).unwrap();
     let texts = texts(name);
@@ -82,8 +82,7 @@ fn is_the_originals(name: &str, options: &LoadOptions) {
         assert!(expected.iter().filter(|embedding| embedding.len() > 4).count() > 10);
         let together = model.embed(&texts, role).unwrap();
         let largest = difference(&together, &expected);
-        println!("{name}, {kind}: {largest:e}");
-        assert!(largest <= 1e-5, "{name}, {kind}: {largest:e}");
+        assert!(largest <= bound, "{name}, {kind}: {largest:e}");
         let alone: Vec<_> = texts.iter().map(|text| model.embed(&[text], role).unwrap().remove(0)).collect();
         assert_eq!(together, alone);
     }
@@ -91,7 +90,7 @@ fn is_the_originals(name: &str, options: &LoadOptions) {
 
 #[test]
 fn bm42_is_fastembeds() {
-    is_the_originals("bm42", &options());
+    is_the_originals("bm42", &options(), 1e-6);
 }
 
 #[test]
@@ -126,8 +125,8 @@ fn attention_is_the_same_packed_and_not() {
 
 #[test]
 fn minicoil_is_fastembeds() {
-    is_the_originals("minicoil", &options());
-    is_the_originals("minicoil", &options().lazy_load(true));
+    is_the_originals("minicoil", &options(), 1e-5);
+    is_the_originals("minicoil", &options().lazy_load(true), 1e-5);
 }
 
 #[test]
