@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candlewick_engine::ThreadPool;
 
-use super::{Bm25, Bm25Options, SparseEmbedding, SpladeModel};
+use super::{Bm25, SparseEmbedding, SpladeModel};
 use crate::checkpoint::engine_error;
 use crate::registry::{Kind, ModelSpec, Registry, SparseMethod};
 use crate::text_model::fetch;
@@ -65,7 +65,7 @@ impl SparseModel {
             Some(pool) => pool.clone(),
             None => ThreadPool::new(options.threads).map_err(|source| engine_error(&name, source))?,
         };
-        let bm25 = options.bm25.clone().unwrap_or_else(Bm25Options::new);
+        let bm25 = options.bm25.clone().unwrap_or_default();
         let method = Method::Bm25(Box::new(Bm25::new(bm25, pool)?));
         Ok(Self { method, name, top_k: options.top_k, threshold: options.threshold })
     }
