@@ -88,8 +88,15 @@ impl Operator for LayerNormalization {
         if width == 0 && self.has_statistics {
             problem!("there is nothing to normalize in shape {shape:?}");
         }
+        let sizes: Vec<usize> =
+            (0..shape.len()).map(|index| if index < at { shape[index] } else { 1 }).collect();
         if x.is_empty() {
-            return Ok(vec![x]);
+            if !self.has_statistics {
+                return Ok(vec![x]);
+            }
+            // A row has a width here, so it is rows that are missing.
+            let none = Array::new::<f32>(sizes, Vec::new())?;
+            return Ok(vec![x, none.clone(), none]);
         }
         let x = x.to_floats()?;
         let row = &shape[at..];
@@ -110,8 +117,6 @@ impl Operator for LayerNormalization {
         };
         let mut outputs = vec![Array::from_floats(dtype, shape.clone(), y)?];
         if self.has_statistics {
-            let sizes: Vec<usize> =
-                (0..shape.len()).map(|index| if index < at { shape[index] } else { 1 }).collect();
             let (means, inverses) = x.chunks_exact(width).map(|row| self.statistics(row)).unzip();
             outputs.extend([Array::new::<f32>(sizes.clone(), means)?, Array::new::<f32>(sizes, inverses)?]);
         }
@@ -218,5 +223,9 @@ mod tests {
         let outputs = norm.run(Operands::new(vec![Some(x), Some(ones)])).unwrap();
         assert_eq!(outputs[1], Array::new(vec![2, 1], vec![2f32, 4.0]).unwrap());
         assert_eq!(outputs[2], Array::new(vec![2, 1], vec![1f32, 0.25]).unwrap());
+        let x = Array::new::<f32>(vec![0, 2], Vec::new()).unwrap();
+        let ones = Array::vector(vec![1f32; 2]);
+        let outputs = norm.run(Operands::new(vec![Some(x), Some(ones)])).unwrap();
+        assert_eq!(outputs.iter().map(Array::shape).collect::<Vec<_>>(), [[0, 2], [0, 1], [0, 1]]);
     }
 }
