@@ -249,7 +249,8 @@ mod tests {
         let figures = |kind: &str, figures: &str| {
             let row = ROW.replace("\"dense\"", &format!("\"{kind}\""));
             let row = match kind {
-                "sparse" | "cross-encoder" => row.replace("dim = 8\n", ""),
+                "sparse" => row.replace("dim = 8\n", "method = \"splade\"\n"),
+                "cross-encoder" => row.replace("dim = 8\n", ""),
                 _ => row,
             };
             format!("{row}reference = {{ {figures}, tolerance = 1e-3, source = \"x\" }}\n")
