@@ -211,7 +211,7 @@ pub(super) fn is_in_place(shape: &[Dim], layout: Layout) -> bool {
 }
 
 /// Whether it is a row for each position, the same for all sequences.
-fn is_by_position(shape: &[Dim]) -> bool {
+pub(super) fn is_by_position(shape: &[Dim]) -> bool {
     matches!(shape, [one, seq, ..] if one.is(1) && (*seq == seq_len() || seq.is_limited(&seq_len())))
 }
 

@@ -308,6 +308,8 @@ impl<'a> Packer<'a> {
         let (packed, layout) = packed.ok_or("a further output is read")?;
         match self.shape(id) {
             Some(shape) if layout::is_in_place(shape, layout) => Ok((packed, layout)),
+            // Rows by position of a table that is given: each token has its own by now.
+            Some(shape) if layout == layout::TOKENS && is_position_rows(shape) => Ok((packed, layout)),
             shape => Err(format!("its output of shape {shape:?} is {layout}").into()),
         }
     }
@@ -444,6 +446,11 @@ impl<'a> Packer<'a> {
 }
 
 /// The padded shape's first two dimensions.
+/// Whether it is a row for each position, the same for all sequences, with an axis for these or without.
+fn is_position_rows(shape: &[Dim]) -> bool {
+    layout::is_by_position(shape) || shape.first() == Some(&seq_len())
+}
+
 fn batch_size() -> Dim {
     Dim::symbol("batch_size")
 }
