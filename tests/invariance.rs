@@ -68,7 +68,7 @@ const fn packed(path: &'static str, precision: Precision) -> GraphFile {
     GraphFile { path, precision, is_packed: true }
 }
 
-const GRAPHS: [GraphFile; 8] = [
+const GRAPHS: [GraphFile; 9] = [
     packed("bert/plain-17.onnx", Precision::F32),
     packed("bert/plain-17.onnx", Precision::Bf16),
     packed("bert/optimized.onnx", Precision::F32),
@@ -77,7 +77,8 @@ const GRAPHS: [GraphFile; 8] = [
     packed("modernbert/plain-17.onnx", Precision::F32),
     packed("bert-mean-pooled/plain-17.onnx", Precision::F32),
     packed("jina-embeddings-v3-tasks/plain-17.onnx", Precision::F32),
-    GraphFile { path: "qwen3/plain-17.onnx", precision: Precision::F32, is_packed: false },
+    packed("qwen3/plain-17.onnx", Precision::F32),
+    GraphFile { path: "bert/qdq.onnx", precision: Precision::F32, is_packed: false },
 ];
 
 impl GraphFile {

@@ -200,7 +200,7 @@ fn models_are_listed() {
     assert!(table.contains("\nnot yet: `candlewick pull` fetches the files"), "{table}");
     assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
     let mut listed = 0;
-    for kind in ["dense", "sparse", "late-interaction", "image", "multimodal", "cross-encoder"] {
+    for kind in ["dense", "sparse", "late-interaction", "hybrid", "image", "multimodal", "cross-encoder"] {
         let json = run(&mut candlewick(["models", "--json", "--kind", kind])).ok();
         let json: Value = serde_json::from_slice(&json).unwrap();
         let rows = json.as_array().unwrap();

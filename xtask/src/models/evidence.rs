@@ -60,6 +60,9 @@ const HEADS: &[(&str, Kind, Option<SparseMethod>)] = &[
     ("rerank-bert", Kind::CrossEncoder, None),
     ("rerank-bert-3", Kind::CrossEncoder, None),
     ("rerank-xlm-roberta", Kind::CrossEncoder, None),
+    ("bm42", Kind::Sparse, Some(SparseMethod::Bm42)),
+    ("minicoil", Kind::Sparse, Some(SparseMethod::Minicoil)),
+    ("bge-m3", Kind::Hybrid, None),
 ];
 
 /// The files that those may have.
@@ -84,6 +87,7 @@ impl Run {
         let graphs = graphs(&fixtures.join("onnx"))?.into_iter();
         tiny.extend(graphs.map(|(architecture, dialect)| dense(architecture, Some(dialect))));
         let real = real.into_iter().map(|real| (real.provenance.model, real.provenance.weights_sha256));
+        let real = real.chain(real_heads(&fixtures.join("heads"))?);
         Ok(Run { real: real.collect(), tiny })
     }
 
@@ -104,7 +108,9 @@ impl Run {
     }
 
     fn of_weights(&self, spec: &ModelSpec, weights: &WeightsSpec) -> Evidence {
-        let is_this = |(id, sha256): &(String, Option<String>)| *id == spec.id && *sha256 == weights.sha256;
+        let is_this = |(id, sha256): &(String, Option<String>)| {
+            spec.names().any(|name| name == id) && *sha256 == weights.sha256
+        };
         let (kind, method, dialect) = (spec.kind, spec.method, weights.dialect);
         let alike =
             Tiny { kind, method, architecture: spec.architecture.clone().unwrap_or_default(), dialect };
@@ -127,6 +133,25 @@ fn heads(folder: &Path) -> Result<Vec<Tiny>> {
         }
     }
     Ok(tiny)
+}
+
+/// Names and checksums of the models whose weights are not among the fixtures of heads: real ones.
+fn real_heads(folder: &Path) -> Result<Vec<(String, Option<String>)>> {
+    #[derive(serde::Deserialize)]
+    struct Provenance {
+        weights_sha256: String,
+    }
+    let mut real = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let folder = entry?.path();
+        if folder.join("reference").is_dir() && !folder.join("config.json").exists() {
+            let json = std::fs::read(folder.join("reference/provenance.json"))?;
+            let Provenance { weights_sha256 } = serde_json::from_slice(&json)?;
+            let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            real.push((name, Some(weights_sha256)));
+        }
+    }
+    Ok(real)
 }
 
 /// The architectures, as the registry calls them, and dialects of the graphs that a folder's manifest lists.
