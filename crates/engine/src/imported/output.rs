@@ -50,7 +50,7 @@ fn rows(value: ValueId, info: &Info) -> Option<Output> {
     let shape = info.shape.as_deref()?;
     let size = shape.last().and_then(Dim::known_size)?;
     match shape.len() {
-        // Some files leave out the first token, as BGE-M3's do in one of their outputs.
+        // Some files have an output without the first token.
         3 if shape[1].plus(&Dim::symbol("seq_len").negated()).known().is_some_and(|more| more != 0) => None,
         3 => Some(Output { value, size, is_pooled: false }),
         2 => Some(Output { value, size, is_pooled: true }),
