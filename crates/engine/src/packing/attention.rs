@@ -319,7 +319,9 @@ pub(super) fn mask_meaning(packer: &mut Packer, id: ValueId, kind: Kind) -> Resu
     if let Some(meaning) = packer.masks.get(&id) {
         return Ok(meaning.clone());
     }
-    let meaning = mask::meaning(packer.graph, packer.infos, packer.roles.attention_mask, id, kind)?;
+    let max_positions = super::max_positions(&packer.packed);
+    let mask = packer.roles.attention_mask;
+    let meaning = mask::meaning(packer.graph, packer.infos, mask, id, kind, max_positions)?;
     packer.masks.insert(id, meaning.clone());
     Ok(meaning)
 }

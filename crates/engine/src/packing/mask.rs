@@ -48,13 +48,15 @@ const LENGTHS: [usize; 5] = [2, 5, 70, 300, 600];
 /// A length at which windows show that are longer than others; real ones are powers of two up to 4096.
 const LONGEST: usize = 4200;
 
-/// What the mask `id` means: found by running its part of the graph on two sequences, one of them padded.
+/// What the mask `id` means: found by running its part of the graph on two sequences, one of them padded. `max_positions`
+/// is the longest sequence that can be, where that is known.
 pub(super) fn meaning(
     graph: &Graph,
     infos: &Infos,
     mask: Option<ValueId>,
     id: ValueId,
     kind: Kind,
+    max_positions: Option<usize>,
 ) -> Result<Meaning, String> {
     let mut found: Option<Meaning> = None;
     let mut differs_by_query = false;
@@ -84,8 +86,10 @@ pub(super) fn meaning(
             },
         });
     }
+    // A mask of so many queries and keys is large: it is made only where there can be so many.
+    let can_be_longer = max_positions.is_none_or(|max| LENGTHS.iter().all(|len| *len < max));
     match found.unwrap_or(Meaning::All) {
-        found @ (Meaning::All | Meaning::Causal) if differs_by_query => {
+        found @ (Meaning::All | Meaning::Causal) if differs_by_query && can_be_longer => {
             let ones = vec![1; LONGEST];
             let mask = mask.map(|mask| (mask, ones.as_slice()));
             // A file may hold a table of fewer positions.

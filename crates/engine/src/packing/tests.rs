@@ -544,7 +544,7 @@ fn long_windows_are_seen() {
         let is_real = model.node("Unsqueeze", &[], &[is_real, axes]);
         let seen = model.node("And", &[], &[is_real, is_near]);
         let infos = model.graph.infer(&[]).unwrap();
-        let found = mask::meaning(&model.graph, &infos, Some(model.mask), seen, mask::Kind::Seen);
+        let found = mask::meaning(&model.graph, &infos, Some(model.mask), seen, mask::Kind::Seen, None);
         assert_eq!(found, Ok(mask::Meaning::Window(size)));
     }
 }
