@@ -128,7 +128,7 @@ pub fn main(options: &Options) -> Result<()> {
 fn left_out<T>(model: &str, error: Error) -> Result<Option<T>> {
     match error {
         Error::Unavailable { .. } | Error::Offline { .. } => {
-            eprintln!("{model}: left out, its weights cannot be had");
+            writeln!(std::io::stderr(), "{model}: left out, its weights cannot be had")?;
             Ok(None)
         }
         error => Err(error.into()),
