@@ -1,6 +1,6 @@
 //! `cargo xtask retrieval`: how well each kind of embedding finds the right text, on real text.
 //!
-//! A query is the first paragraph of a doc comment of one of the crates in [`corpus`](crate::corpus), which says
+//! A query is the first paragraph of a doc comment of one of the crates in [`crate::corpus`], which says
 //! in a sentence what the rest describes; the document to be found is the rest. This is no published benchmark: it
 //! compares kinds of embeddings with each other, and shows when one of them is broken. Models whose weights cannot be
 //! had are left out, and named.
