@@ -118,6 +118,14 @@ impl LoadOptions {
         self
     }
 
+    /// The threads to work with: those that are shared, or a pool of the model's own.
+    pub(crate) fn pool(&self) -> candlewick_engine::Result<ThreadPool> {
+        match &self.thread_pool {
+            Some(pool) => Ok(pool.clone()),
+            None => ThreadPool::new(self.threads),
+        }
+    }
+
     /// The part that concerns fetching.
     pub fn source_options(&self) -> SourceOptions {
         SourceOptions {

@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use candlewick_engine::ThreadPool;
-
 use super::word_models::{MATRICES, STOP_WORDS};
 use super::{Bm25, Bm42Model, MiniCoilModel, SparseEmbedding, SpladeModel};
 use crate::checkpoint::engine_error;
@@ -18,8 +16,6 @@ use crate::{Error, LoadOptions, Result, TextRole};
 pub struct SparseModel {
     method: Method,
     name: String,
-    top_k: Option<usize>,
-    threshold: Option<f32>,
 }
 
 #[derive(Debug)]
@@ -27,7 +23,12 @@ enum Method {
     Splade(Box<SpladeModel>),
     /// The sparse head of a hybrid model.
     TokenWeights(Box<HybridModel>),
-    Bm25(Box<Bm25>),
+    /// Without the limits of the options, which the others apply themselves.
+    Bm25 {
+        model: Box<Bm25>,
+        top_k: Option<usize>,
+        threshold: Option<f32>,
+    },
     Bm42(Box<Bm42Model>),
     MiniCoil(Box<MiniCoilModel>),
 }
@@ -63,14 +64,13 @@ impl SparseModel {
     fn open(folder: &Path, spec: Option<ModelSpec>, options: LoadOptions) -> Result<Self> {
         let name = spec.as_ref().map_or_else(|| folder.display().to_string(), |spec| spec.id.clone());
         check_options(&name, &options)?;
-        let LoadOptions { top_k, threshold, .. } = options;
         let is_hybrid = match &spec {
             Some(spec) => spec.kind == Kind::Hybrid,
             None => layer_file(folder, "sparse_linear").is_some(),
         };
         if is_hybrid {
             let model = HybridModel::open(folder, spec, options, HybridOutputs::SPARSE)?;
-            return Ok(Self { method: Method::TokenWeights(Box::new(model)), name, top_k, threshold });
+            return Ok(Self { method: Method::TokenWeights(Box::new(model)), name });
         }
         let method = match spec.as_ref().and_then(|spec| spec.method).unwrap_or_else(|| method_of(folder)) {
             SparseMethod::Splade => Method::Splade(Box::new(SpladeModel::open(folder, spec, options)?)),
@@ -78,18 +78,15 @@ impl SparseModel {
             SparseMethod::Bm42 => Method::Bm42(Box::new(Bm42Model::open(folder, spec, options)?)),
             SparseMethod::Minicoil => Method::MiniCoil(Box::new(MiniCoilModel::open(folder, spec, options)?)),
         };
-        Ok(Self { method, name, top_k, threshold })
+        Ok(Self { method, name })
     }
 
     fn bm25(name: String, options: &LoadOptions) -> Result<Self> {
         check_options(&name, options)?;
-        let pool = match &options.thread_pool {
-            Some(pool) => pool.clone(),
-            None => ThreadPool::new(options.threads).map_err(|source| engine_error(&name, source))?,
-        };
-        let bm25 = options.bm25.clone().unwrap_or_default();
-        let method = Method::Bm25(Box::new(Bm25::new(bm25, pool)?));
-        Ok(Self { method, name, top_k: options.top_k, threshold: options.threshold })
+        let pool = options.pool().map_err(|source| engine_error(&name, source))?;
+        let model = Box::new(Bm25::new(options.bm25.clone().unwrap_or_default(), pool)?);
+        let LoadOptions { top_k, threshold, .. } = *options;
+        Ok(Self { method: Method::Bm25 { model, top_k, threshold }, name })
     }
 
     /// The registry's id, or the folder.
@@ -103,19 +100,20 @@ impl SparseModel {
     ///
     /// When a text cannot be tokenized, the device fails, or a value is not finite.
     pub fn embed<S: AsRef<str> + Sync>(&self, texts: &[S], role: TextRole) -> Result<Vec<SparseEmbedding>> {
-        let embeddings = match &self.method {
-            // It limits each embedding as it makes it, because the whole ones are long.
-            Method::Splade(model) => return model.embed(texts, role),
+        match &self.method {
+            Method::Splade(model) => model.embed(texts, role),
             Method::TokenWeights(model) => {
                 let embeddings = model.embed_some(texts, role, HybridOutputs::SPARSE)?.into_iter();
-                embeddings.map(|embedding| embedding.sparse.expect("it was asked for")).collect()
+                Ok(embeddings.map(|embedding| embedding.sparse.expect("it was asked for")).collect())
             }
-            Method::Bm25(model) if role == TextRole::Query => model.query_embed(texts),
-            Method::Bm25(model) => model.embed(texts),
-            Method::Bm42(model) => model.embed(texts, role)?,
-            Method::MiniCoil(model) => model.embed(texts, role)?,
-        };
-        Ok(embeddings.into_iter().map(|embedding| embedding.limited(self.top_k, self.threshold)).collect())
+            Method::Bm25 { model, top_k, threshold } => {
+                let embeddings =
+                    if role == TextRole::Query { model.query_embed(texts) } else { model.embed(texts) };
+                Ok(embeddings.into_iter().map(|embedding| embedding.limited(*top_k, *threshold)).collect())
+            }
+            Method::Bm42(model) => model.embed(texts, role),
+            Method::MiniCoil(model) => model.embed(texts, role),
+        }
     }
 
     /// Number of tokens of all `texts` together: with special tokens and after truncation where there is a network,
@@ -128,7 +126,7 @@ impl SparseModel {
         match &self.method {
             Method::Splade(model) => model.token_count(texts),
             Method::TokenWeights(model) => model.token_count(texts),
-            Method::Bm25(model) => Ok(model.token_count(texts)),
+            Method::Bm25 { model, .. } => Ok(model.token_count(texts)),
             Method::Bm42(model) => model.token_count(texts),
             Method::MiniCoil(model) => model.token_count(texts),
         }
