@@ -7,8 +7,9 @@ use candlewick_engine::ImportOptions;
 use crate::checkpoint::Checkpoint;
 use crate::head::{ScoreConfig, ScoreHead};
 use crate::registry::{Kind, ModelSpec};
+use crate::text::Encoding;
 use crate::text_model::{TextModel, fetch};
-use crate::{LoadOptions, Result, TextRole};
+use crate::{LoadOptions, Result, TextRole, multi_vector};
 
 /// A loaded cross-encoder.
 #[derive(Debug)]
@@ -147,10 +148,7 @@ impl RerankModel {
         Q: AsRef<str> + Sync,
         D: AsRef<str> + Sync,
     {
-        let encode = |index: usize, (query, document): &(Q, D)| {
-            self.model.tokenizer.encode_pair(index, query.as_ref(), document.as_ref())
-        };
-        self.model.run_encoded(pairs, TextRole::Plain, bytes, encode)
+        self.model.run_encoded(pairs, TextRole::Plain, bytes, self.encode())
     }
 
     /// The score of every pair, in input order.
@@ -184,10 +182,11 @@ impl RerankModel {
         Q: AsRef<str> + Sync,
         D: AsRef<str> + Sync,
     {
-        let encode = |index: usize, (query, document): &(Q, D)| {
-            self.model.tokenizer.encode_pair(index, query.as_ref(), document.as_ref())
-        };
-        self.model.pipeline().count_tokens(pairs, bytes, encode)
+        self.model.pipeline().count_tokens(pairs, bytes, self.encode())
+    }
+
+    fn encode<Q: AsRef<str>, D: AsRef<str>>(&self) -> impl Fn(usize, &(Q, D)) -> Result<Encoding> {
+        |index, (query, document)| self.model.tokenizer.encode_pair(index, query.as_ref(), document.as_ref())
     }
 
     /// The best score of each pair's parts.
@@ -204,11 +203,11 @@ impl RerankModel {
         let mut best = Vec::with_capacity(pairs.len());
         // Some pairs at a time, so that not all parts of all documents are in memory.
         for (chunk, pairs) in pairs.chunks(WINDOWED_PAIRS).enumerate() {
-            let encode = |(offset, (query, document)): (usize, &(Q, D))| {
+            let encode = |offset: usize, (query, document): &(Q, D)| {
                 let index = chunk * WINDOWED_PAIRS + offset;
                 self.model.tokenizer.encode_windows(index, query.as_ref(), document.as_ref(), overlap)
             };
-            let parts = pairs.iter().enumerate().map(encode).collect::<Result<Vec<_>>>()?;
+            let parts = self.model.pipeline().map(pairs, encode)?;
             let mut logits = self.model.run_sequences(&parts.concat(), TextRole::Plain)?.into_iter();
             best.extend(parts.iter().map(|parts| {
                 let scores = logits.by_ref().take(parts.len()).map(|logits| score(&logits));
@@ -240,11 +239,8 @@ impl ScoreActivation {
 
 /// Documents by falling score; equal ones in input order. `top_k` of them, or all.
 pub fn rank(scores: &[f32], top_k: Option<usize>) -> Vec<Ranked> {
-    let mut ranked: Vec<Ranked> =
-        scores.iter().enumerate().map(|(index, score)| Ranked { index, score: *score }).collect();
-    ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
-    ranked.truncate(top_k.unwrap_or(usize::MAX));
-    ranked
+    let best = multi_vector::top_k(scores, top_k.unwrap_or(scores.len()));
+    best.into_iter().map(|index| Ranked { index, score: scores[index] }).collect()
 }
 
 fn bytes<Q: AsRef<str>, D: AsRef<str>>((query, document): &(Q, D)) -> usize {

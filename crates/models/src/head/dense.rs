@@ -83,10 +83,7 @@ impl Head for DenseHead {
         hidden_states: &Tensor,
         batch: &Batch,
     ) -> candlewick_engine::Result<Vec<Option<Vec<f32>>>> {
-        let mut vectors = match self.pooling {
-            Some(pooling) => pooling.forward(hidden_states, batch)?,
-            None => hidden_states.clone(),
-        };
+        let mut vectors = super::pooled(self.pooling, hidden_states, batch)?;
         for projection in &self.projections {
             vectors = projection.forward(&vectors)?;
         }
@@ -96,7 +93,6 @@ impl Head for DenseHead {
         if self.normalize {
             vectors = pooling::normalize(&vectors)?;
         }
-        let rows = vectors.to_vec2::<f32>()?;
-        Ok(rows.into_iter().map(|row| row.iter().all(|value| value.is_finite()).then_some(row)).collect())
+        super::finite_rows(&vectors)
     }
 }

@@ -89,15 +89,11 @@ impl Head for ScoreHead {
         hidden_states: &Tensor,
         batch: &Batch,
     ) -> candlewick_engine::Result<Vec<Option<Vec<f32>>>> {
-        let mut logits = match self.pooling {
-            Some(pooling) => pooling.forward(hidden_states, batch)?,
-            None => hidden_states.clone(),
-        };
+        let mut logits = super::pooled(self.pooling, hidden_states, batch)?;
         for layer in &self.layers {
             logits = layer.forward(&logits)?;
         }
-        let rows = logits.to_vec2::<f32>()?;
-        Ok(rows.into_iter().map(|row| row.iter().all(|value| value.is_finite()).then_some(row)).collect())
+        super::finite_rows(&logits)
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{Error, Result};
 pub(crate) struct SpladeConfig {
     vocab_size: usize,
     activation: SpladeActivation,
-    decoder: Decoder,
+    decoder: Decoder<MaskedLmNames>,
 }
 
 /// What an entry's largest logit becomes, if it is above zero.
@@ -33,11 +33,11 @@ pub(crate) enum SpladeActivation {
     LogLog,
 }
 
-/// Where logits come from.
-#[derive(Clone, Debug)]
-enum Decoder {
-    /// The tensors of this head.
-    MaskedLm(MaskedLmNames),
+/// Where logits come from; `M` is what is known of the checkpoint's own head.
+#[derive(Debug)]
+enum Decoder<M> {
+    /// This head.
+    MaskedLm(M),
     /// The graph gives each token's.
     OfTokens,
     /// The graph gives each sequence's largest.
@@ -51,9 +51,7 @@ enum Decoder {
 pub(crate) struct SpladeHead {
     vocab_size: usize,
     activation: SpladeActivation,
-    decoder: Decoder,
-    /// Only where the graph does not have it.
-    masked_lm: Option<MaskedLm>,
+    decoder: Decoder<MaskedLm>,
 }
 
 /// From hidden states to each sequence's largest logits.
@@ -105,15 +103,17 @@ impl Head for SpladeHead {
     type Config = SpladeConfig;
 
     fn load(config: &SpladeConfig, checkpoint: &Checkpoint, weights: Option<&Weights>) -> Result<Self> {
-        let masked_lm = match (&config.decoder, weights) {
-            (Decoder::MaskedLm(names), Some(weights)) => Some(
-                MaskedLm::load(names, checkpoint, weights, config.vocab_size)
-                    .map_err(|source| engine_error(&checkpoint.name, source))?,
-            ),
-            _ => None,
+        let decoder = match &config.decoder {
+            Decoder::MaskedLm(names) => {
+                let weights = weights.expect("only an architecture has such a head of its own");
+                let masked_lm = MaskedLm::load(names, checkpoint, weights, config.vocab_size);
+                Decoder::MaskedLm(masked_lm.map_err(|source| engine_error(&checkpoint.name, source))?)
+            }
+            Decoder::OfTokens => Decoder::OfTokens,
+            Decoder::Maxima => Decoder::Maxima,
+            Decoder::Weights => Decoder::Weights,
         };
-        let SpladeConfig { vocab_size, activation, ref decoder } = *config;
-        Ok(Self { vocab_size, activation, decoder: decoder.clone(), masked_lm })
+        Ok(Self { vocab_size: config.vocab_size, activation: config.activation, decoder })
     }
 
     /// The entries whose weights are above zero, in ascending order.
@@ -122,9 +122,9 @@ impl Head for SpladeHead {
         hidden_states: &Tensor,
         batch: &Batch,
     ) -> candlewick_engine::Result<Vec<Option<SparseEmbedding>>> {
-        let maxima = match &self.masked_lm {
-            Some(masked_lm) => masked_lm.forward(hidden_states, batch)?,
-            None => hidden_states.clone(),
+        let maxima = match &self.decoder {
+            Decoder::MaskedLm(masked_lm) => masked_lm.forward(hidden_states, batch)?,
+            _ => hidden_states.clone(),
         };
         let values = maxima.flatten_all()?.to_vec1::<f32>()?;
         let embedding = |maxima: &[f32]| {

@@ -4,10 +4,10 @@
 use candle_core::Tensor;
 use candlewick_engine::{Batch, Weights};
 
+use crate::Result;
 use crate::checkpoint::Checkpoint;
 use crate::npy::NpyFile;
 use crate::text_model::Head;
-use crate::{Error, Result};
 
 /// What a head of token rows is made of, before its weights are read.
 #[derive(Debug)]
@@ -32,11 +32,7 @@ impl TokenRowsConfig {
     ///
     /// When the encoder gives no row for each token, or matrices are not for its rows.
     pub(crate) fn new(checkpoint: &Checkpoint, matrices: Option<NpyFile>) -> Result<Self> {
-        let path = checkpoint.backbone.file(&checkpoint.folder);
-        if checkpoint.backbone.is_pooled() {
-            let problem = "no output has a row for each token".into();
-            return Err(Error::UnsupportedConfig { path, key: "outputs".into(), problem });
-        }
+        super::check_has_tokens(checkpoint)?;
         let hidden_size = checkpoint.backbone.hidden_size();
         if let Some(matrices) = &matrices
             && matrices.shape()[1] != hidden_size
@@ -44,7 +40,7 @@ impl TokenRowsConfig {
             let problem = format!(
                 "matrices for rows of {} numbers, but those of {} have {hidden_size}",
                 matrices.shape()[1],
-                path.display()
+                checkpoint.backbone.file(&checkpoint.folder).display()
             );
             return Err(matrices.invalid(problem));
         }

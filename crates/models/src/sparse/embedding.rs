@@ -54,9 +54,7 @@ impl SparseEmbedding {
         let Some(top_k) = top_k.filter(|top_k| *top_k < self.len()) else {
             return self;
         };
-        let mut places: Vec<usize> = (0..self.len()).collect();
-        places.sort_by(|a, b| self.values[*b].total_cmp(&self.values[*a]));
-        places.truncate(top_k);
+        let mut places = crate::multi_vector::top_k(&self.values, top_k);
         places.sort_unstable();
         places.into_iter().map(|place| (self.indices[place], self.values[place])).collect()
     }
