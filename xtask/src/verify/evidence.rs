@@ -96,6 +96,15 @@ impl Reference {
 
 /// Reads every fixture below a folder, by name.
 pub(crate) fn read_all(fixtures: &Path) -> Result<Vec<Reference>> {
+    folders(fixtures)?.iter().map(|folder| Reference::read(folder)).collect()
+}
+
+/// The fixtures below a folder, by name.
+///
+/// # Errors
+///
+/// When there are none.
+pub(crate) fn folders(fixtures: &Path) -> Result<Vec<PathBuf>> {
     let entries =
         std::fs::read_dir(fixtures).with_context(|| format!("could not read {}", fixtures.display()))?;
     let mut folders = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
@@ -104,7 +113,7 @@ pub(crate) fn read_all(fixtures: &Path) -> Result<Vec<Reference>> {
     if folders.is_empty() {
         bail!("{} holds no fixtures", fixtures.display());
     }
-    folders.iter().map(|folder| Reference::read(folder)).collect()
+    Ok(folders)
 }
 
 /// The tensors of a reference.

@@ -5,12 +5,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use candlewick::{Error, Int8Scales, LoadOptions, Precision};
 use candlewick_models::{LateInteractionModel, RerankModel, SparseEmbedding, SparseModel, TextRole};
 use serde::Deserialize;
 
-use super::evidence::{Tensors, read_json};
+use super::evidence::{Tensors, folders, read_json};
 use super::{Agreement, Row, Verdict, agreement};
 
 /// The rows of every fixture.
@@ -38,18 +38,6 @@ pub(super) fn rows(
         }
     }
     Ok(rows)
-}
-
-fn folders(fixtures: &Path) -> Result<Vec<PathBuf>> {
-    let entries =
-        std::fs::read_dir(fixtures).with_context(|| format!("could not read {}", fixtures.display()))?;
-    let mut folders = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    folders.retain(|folder| folder.join("reference").is_dir());
-    folders.sort();
-    if folders.is_empty() {
-        bail!("{} holds no fixtures", fixtures.display());
-    }
-    Ok(folders)
 }
 
 /// A model with what the original computed.
