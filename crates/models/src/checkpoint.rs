@@ -10,7 +10,7 @@ use crate::backbone::{Backbone, CHECKPOINT_FILES};
 use crate::folder::FolderConfig;
 use crate::json::{file_missing, read_json};
 use crate::registry::ModelSpec;
-use crate::{Error, LoadOptions, Result};
+use crate::{Error, LoadOptions, Result, TextRole};
 
 /// A model's folder with all that was said about it, before the weights are read.
 #[derive(Debug)]
@@ -63,6 +63,16 @@ impl Checkpoint {
             }
             Some(length) => Ok(length),
             None => Ok(self.folder_config.max_length.or(of_row).unwrap_or(usize::MAX).min(positions)),
+        }
+    }
+
+    /// What is put before a text of this role: what the row says, or else the folder; nothing where the caller wants none.
+    pub(crate) fn prompt(&self, role: TextRole) -> &str {
+        let prompts = self.spec.as_ref().map_or(&self.folder_config.prompts, |spec| &spec.prompts);
+        match role {
+            TextRole::Query if self.options.prompts => &prompts.query,
+            TextRole::Passage if self.options.prompts => &prompts.passage,
+            _ => "",
         }
     }
 

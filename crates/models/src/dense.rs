@@ -6,7 +6,7 @@ use candlewick_engine::{ImportOptions, TextEncoder};
 
 use crate::checkpoint::{Checkpoint, engine_error};
 use crate::head::{DenseConfig, DenseHead};
-use crate::registry::{Kind, ModelSpec, Prompts};
+use crate::registry::{Kind, ModelSpec};
 use crate::text::{Encoding, pack};
 use crate::text_model::{TextModel, fetch};
 use crate::{LoadOptions, Result};
@@ -31,7 +31,6 @@ pub enum TextRole {
 #[derive(Debug)]
 pub struct DenseModel {
     model: TextModel<DenseHead>,
-    prompts: Prompts,
     dim: usize,
 }
 
@@ -59,10 +58,8 @@ impl DenseModel {
     fn open(folder: &Path, spec: Option<ModelSpec>, options: LoadOptions) -> Result<Self> {
         let checkpoint = Checkpoint::open(folder, spec, options, ImportOptions::default())?;
         let head = DenseConfig::new(&checkpoint)?;
-        let of_row = checkpoint.spec.as_ref().map(|spec| &spec.prompts);
-        let prompts = of_row.unwrap_or(&checkpoint.folder_config.prompts).clone();
         let dim = head.dim();
-        Ok(Self { model: TextModel::open(checkpoint, head)?, prompts, dim })
+        Ok(Self { model: TextModel::open(checkpoint, head)?, dim })
     }
 
     /// The registry's id, or the folder.
@@ -86,7 +83,7 @@ impl DenseModel {
     ///
     /// When a text cannot be tokenized, the device fails, or an embedding is not finite.
     pub fn embed<S: AsRef<str> + Sync>(&self, texts: &[S], role: TextRole) -> Result<Vec<Embedding>> {
-        self.model.run(texts, role, self.prompt(role))
+        self.model.run(texts, role)
     }
 
     /// One embedding per sequence of token ids, in input order: [`embed`](Self::embed) for callers that have
@@ -117,8 +114,7 @@ impl DenseModel {
     ///
     /// When a text cannot be tokenized.
     pub fn tokenize<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<candlewick_engine::Batch> {
-        let encode = |index: usize, text: &S| self.model.tokenizer.encode(index, text.as_ref());
-        let encodings = self.model.pipeline().encode(texts, 0, &encode)?;
+        let encodings = self.model.pipeline().encode(texts, 0, &self.model.encode(TextRole::Plain))?;
         pack(&encodings).map_err(|source| engine_error(self.model.name(), source))
     }
 
@@ -129,13 +125,5 @@ impl DenseModel {
     /// When the weights cannot be read.
     pub fn encoder(&self) -> Result<&dyn TextEncoder> {
         Ok(self.model.network()?.encoders.get(TextRole::Plain).as_ref())
-    }
-
-    fn prompt(&self, role: TextRole) -> &str {
-        match role {
-            TextRole::Query if self.model.checkpoint.options.prompts => &self.prompts.query,
-            TextRole::Passage if self.model.checkpoint.options.prompts => &self.prompts.passage,
-            _ => "",
-        }
     }
 }

@@ -13,9 +13,8 @@ use crate::checkpoint::Checkpoint;
 use crate::folder::special_token;
 use crate::head::{HybridConfig, HybridHead};
 use crate::multi_vector::{MultiVectorEmbedding, max_sim};
-use crate::registry::{Kind, ModelSpec, Prompts};
+use crate::registry::{Kind, ModelSpec};
 use crate::sparse::SparseEmbedding;
-use crate::text::Encoding;
 use crate::text_model::{TextModel, fetch};
 use crate::{Embedding, Error, LoadOptions, Result, TextRole};
 
@@ -23,7 +22,6 @@ use crate::{Embedding, Error, LoadOptions, Result, TextRole};
 #[derive(Debug)]
 pub struct HybridModel {
     model: TextModel<HybridHead>,
-    prompts: Prompts,
     /// Tokens that have no weights.
     skipped_ids: HashSet<u32>,
     dim: Option<usize>,
@@ -115,15 +113,13 @@ impl HybridModel {
         let checkpoint = Checkpoint::open(folder, spec, options, ImportOptions::default())?;
         let head = HybridConfig::new(&checkpoint, outputs)?;
         let (dim, multi_vector_dim) = (head.dim(), head.multi_vector_dim());
-        let of_row = checkpoint.spec.as_ref().map(|spec| &spec.prompts);
-        let prompts = of_row.unwrap_or(&checkpoint.folder_config.prompts).clone();
         let model = TextModel::open(checkpoint, head)?;
         let mut skipped_ids = HashSet::new();
         for (key, usual) in SKIPPED_TOKENS {
             let named = special_token(folder, key)?;
             skipped_ids.extend(model.tokenizer.token_id(named.as_deref().unwrap_or(usual)));
         }
-        Ok(Self { model, prompts, skipped_ids, dim, multi_vector_dim })
+        Ok(Self { model, skipped_ids, dim, multi_vector_dim })
     }
 
     /// The registry's id, or the folder.
@@ -166,13 +162,7 @@ impl HybridModel {
         role: TextRole,
         outputs: HybridOutputs,
     ) -> Result<Vec<HybridEmbedding>> {
-        let prompt = self.prompt(role);
-        let encode = |index: usize, text: &S| -> Result<Encoding> {
-            match prompt {
-                "" => self.model.tokenizer.encode(index, text.as_ref()),
-                prompt => self.model.tokenizer.encode(index, &format!("{prompt}{}", text.as_ref())),
-            }
-        };
+        let encode = self.model.encode(role);
         let bytes = |text: &S| text.as_ref().len();
         let mut embeddings = self.model.run_with(texts, role, bytes, encode, |head, states, batch| {
             head.forward_some(outputs, &self.skipped_ids, states, batch)
@@ -191,14 +181,6 @@ impl HybridModel {
     /// When a text cannot be tokenized.
     pub fn token_count<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<usize> {
         self.model.count_tokens(texts)
-    }
-
-    fn prompt(&self, role: TextRole) -> &str {
-        match role {
-            TextRole::Query if self.model.checkpoint.options.prompts => &self.prompts.query,
-            TextRole::Passage if self.model.checkpoint.options.prompts => &self.prompts.passage,
-            _ => "",
-        }
     }
 }
 

@@ -82,11 +82,7 @@ impl<H: Head> TextModel<H> {
     pub(crate) fn open(checkpoint: Checkpoint, head_config: H::Config) -> Result<Self> {
         candlewick_engine::runtime::keep_freed_memory();
         let max_length = checkpoint.max_length()?;
-        let pool = match &checkpoint.options.thread_pool {
-            Some(pool) => pool.clone(),
-            None => ThreadPool::new(checkpoint.options.threads)
-                .map_err(|source| engine_error(&checkpoint.name, source))?,
-        };
+        let pool = checkpoint.options.pool().map_err(|source| engine_error(&checkpoint.name, source))?;
         let read_network = || {
             let files = checkpoint.weights_files()?;
             if checkpoint.options.lazy_load {
@@ -105,18 +101,18 @@ impl<H: Head> TextModel<H> {
         &self.checkpoint.name
     }
 
-    /// One result per text, in input order, each with `prompt` before it.
-    pub(crate) fn run<S: AsRef<str> + Sync>(
-        &self,
-        texts: &[S],
-        role: TextRole,
-        prompt: &str,
-    ) -> Result<Vec<H::Output>> {
-        let encode = |index: usize, text: &S| match prompt {
+    /// One result per text, in input order, each with the prompt of its role before it.
+    pub(crate) fn run<S: AsRef<str> + Sync>(&self, texts: &[S], role: TextRole) -> Result<Vec<H::Output>> {
+        self.run_encoded(texts, role, |text| text.as_ref().len(), self.encode(role))
+    }
+
+    /// Tokenizes a text, with the prompt of its role before it; the index is for errors.
+    pub(crate) fn encode<S: AsRef<str>>(&self, role: TextRole) -> impl Fn(usize, &S) -> Result<Encoding> {
+        let prompt = self.checkpoint.prompt(role);
+        move |index, text| match prompt {
             "" => self.tokenizer.encode(index, text.as_ref()),
             prompt => self.tokenizer.encode(index, &format!("{prompt}{}", text.as_ref())),
-        };
-        self.run_encoded(texts, role, |text| text.as_ref().len(), encode)
+        }
     }
 
     /// One result per item, in input order. `bytes` is about how long an item is, `encode` gets its index too.
@@ -171,8 +167,7 @@ impl<H: Head> TextModel<H> {
 
     /// Number of tokens of all `texts` together, after truncation. Needs no weights.
     pub(crate) fn count_tokens<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<usize> {
-        let encode = |index: usize, text: &S| self.tokenizer.encode(index, text.as_ref());
-        self.pipeline().count_tokens(texts, |text| text.as_ref().len(), encode)
+        self.pipeline().count_tokens(texts, |text| text.as_ref().len(), self.encode(TextRole::Plain))
     }
 
     /// The weights in memory. Of several threads that need them first, one reads and the others wait; after a

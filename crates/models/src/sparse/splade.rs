@@ -85,7 +85,7 @@ impl SpladeModel {
         let options = &self.model.checkpoint.options;
         let limit = |embedding: SparseEmbedding| embedding.limited(options.top_k, options.threshold);
         let Some(table) = &self.query_table else {
-            return Ok(self.model.run(texts, role, "")?.into_iter().map(limit).collect());
+            return Ok(self.run(texts, role)?.into_iter().map(limit).collect());
         };
         if role == TextRole::Query {
             let encode = |index: usize, text: &S| {
@@ -98,7 +98,13 @@ impl SpladeModel {
             let entries = embedding.indices.into_iter().zip(embedding.values);
             limit(entries.filter(|(index, _)| !table.special_ids.contains(index)).collect())
         };
-        Ok(self.model.run(texts, role, "")?.into_iter().map(drop_special).collect())
+        Ok(self.run(texts, role)?.into_iter().map(drop_special).collect())
+    }
+
+    /// Without a prompt, as the original models.
+    fn run<S: AsRef<str> + Sync>(&self, texts: &[S], role: TextRole) -> Result<Vec<SparseEmbedding>> {
+        let encode = self.model.encode(TextRole::Plain);
+        self.model.run_encoded(texts, role, |text| text.as_ref().len(), encode)
     }
 
     /// Number of tokens of all `texts` together, special tokens included, after truncation. Needs no weights.

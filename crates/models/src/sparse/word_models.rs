@@ -140,7 +140,7 @@ impl Bm42Model {
             let tokens = spell(&self.model, token_ids);
             join_word_pieces(tokens.iter().map(String::as_str), |token| self.special_tokens.contains(token))
         };
-        let encode = |index: usize, text: &S| self.model.tokenizer.encode(index, text.as_ref());
+        let encode = self.model.encode(TextRole::Plain);
         if role == TextRole::Query {
             let query =
                 |index: usize, text: &S| Ok(limit(self.words.query(&words(&encode(index, text)?.token_ids))));
@@ -214,7 +214,7 @@ impl MiniCoilModel {
     ///
     /// When a text cannot be tokenized, the device fails, or a value is not finite.
     pub fn embed<S: AsRef<str> + Sync>(&self, texts: &[S], role: TextRole) -> Result<Vec<SparseEmbedding>> {
-        let encode = |index: usize, text: &S| self.model.tokenizer.encode(index, text.as_ref());
+        let encode = self.model.encode(TextRole::Plain);
         let weigh = |token_ids: &[u32], rows: &[f32], head: &TokenRowsHead| {
             let tokens = spell(&self.model, token_ids);
             // Special tokens are words that the vocabulary lacks.
