@@ -453,6 +453,56 @@ mod tests {
     }
 
     #[test]
+    fn published_figures_are_met() {
+        let published: serde_json::Value = crate::multi_vector::tests::fixture("published.json");
+        let numbers = |path: &str| -> Vec<f64> {
+            let value = published.pointer(path).unwrap_or_else(|| panic!("{path} is missing"));
+            serde_json::from_value(value.clone()).unwrap_or_else(|_| vec![value.as_f64().unwrap()])
+        };
+        let param = |name: &str| numbers(&format!("/params/{name}"))[0] as usize;
+        let options = MuveraOptions {
+            dim: param("dim"),
+            k_sim: param("k_sim"),
+            dim_proj: param("dim_proj"),
+            r_reps: param("r_reps"),
+            seed: param("random_seed") as u64,
+        };
+        let muvera = Muvera::new(options).unwrap();
+        let mut random = NumpyRandom::new(42);
+        let input: Vec<f64> = (0..10 * options.dim).map(|_| random.uniform()).collect();
+        assert_eq!(input[..4], numbers("/input_first"));
+        let rows = MultiVectorEmbedding::new(options.dim, input.iter().map(|x| *x as f32).collect()).unwrap();
+
+        // The originals' input is f64, ours f32: a sum of 128 products may differ in the seventh place.
+        let close = |found: &[f32], path: &str| {
+            let expected = numbers(path);
+            assert!(found.len() >= expected.len() && !expected.is_empty());
+            for (found, expected) in found.iter().zip(expected) {
+                let difference = (f64::from(*found) - expected).abs();
+                assert!(difference <= 1e-6 * expected.abs().max(1.0), "{path}: {found}, {expected}");
+            }
+        };
+        let sums = |found: &[f32], path: &str| {
+            let sum: f64 = found.iter().map(|value| f64::from(*value)).sum();
+            let l2 = found.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+            // Of ten thousand values.
+            assert!((sum - numbers(&format!("{path}/sum"))[0]).abs() < 1e-3, "{path}: {sum}");
+            assert!((l2 - numbers(&format!("{path}/l2"))[0]).abs() < 1e-4, "{path}: {l2}");
+        };
+        let document = muvera.document(&rows).unwrap();
+        assert_eq!(document.len() as f64, numbers("/document/len")[0]);
+        close(&document, "/tests/document_first");
+        close(&document, "/document/first");
+        close(&document[document.len() - 4..], "/document/last");
+        sums(&document, "/document");
+        let query = muvera.query(&rows).unwrap();
+        let non_zero: Vec<f32> = query.iter().copied().filter(|value| *value != 0.0).collect();
+        assert_eq!(non_zero.len() as f64, numbers("/query/non_zero")[0]);
+        close(&non_zero, "/tests/query_first_non_zero");
+        sums(&query, "/query");
+    }
+
+    #[test]
     fn the_first_look_never_decides_what_it_cannot_see() {
         let muvera = Muvera::new(MuveraOptions::new(40)).unwrap();
         let (dim, planes) = (40, muvera.hyperplanes.len() / 40);

@@ -72,7 +72,7 @@ impl NumpyRandom {
     }
 
     /// `random()`: uniform in 0..1.
-    fn uniform(&mut self) -> f64 {
+    pub(super) fn uniform(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
