@@ -84,7 +84,7 @@ fn the_engine_knows_neither_models_nor_the_network() {
 
 #[test]
 fn every_file_says_what_it_is() {
-    for folder in ["crates", "xtask/src", "tests", "benches"] {
+    for folder in ["crates", "xtask/src", "tests", "benches", "examples/src", "examples/tests"] {
         for file in rust_files(&xtask::root().join(folder)) {
             let text = fs::read_to_string(&file).unwrap();
             assert!(text.starts_with("//! "), "{} has no module docs", file.display());

@@ -1,0 +1,54 @@
+//! Models by id or by folder.
+
+use std::path::{Path, PathBuf};
+
+use candlewick::{LoadOptions, Registry, Result};
+
+/// How models are loaded.
+#[derive(Clone, Debug, clap::Args)]
+pub struct LoadArgs {
+    /// Never touch the network.
+    #[arg(long, global = true)]
+    pub offline: bool,
+    /// Where models are cached.
+    #[arg(long, global = true, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Threads to compute with. Default: all cores.
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+impl LoadArgs {
+    /// The same for the library.
+    pub fn options(&self) -> LoadOptions {
+        let mut options = LoadOptions::new().offline(self.offline);
+        options.cache_dir.clone_from(&self.cache_dir);
+        match self.threads {
+            Some(threads) => options.threads(threads),
+            None => options,
+        }
+    }
+
+    /// Loads a model: `load` for an id of the registry, `from_folder` for a folder.
+    ///
+    /// # Errors
+    ///
+    /// As those.
+    pub fn open<T>(
+        &self,
+        model: &str,
+        load: fn(&str, LoadOptions) -> Result<T>,
+        from_folder: fn(PathBuf, LoadOptions) -> Result<T>,
+    ) -> Result<T> {
+        if Path::new(model).is_dir() {
+            from_folder(model.into(), self.options())
+        } else {
+            load(model, self.options())
+        }
+    }
+}
+
+/// Whether a sparse model leaves the inverse document frequency to the search engine. A folder's does not.
+pub fn requires_idf(model: &str) -> bool {
+    Registry::built_in().get(model).is_ok_and(|spec| spec.requires_idf)
+}
