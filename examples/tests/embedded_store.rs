@@ -9,8 +9,11 @@ use candlewick_examples::corpus::Passage;
 use candlewick_examples::fusion;
 use candlewick_examples::store::{EmbeddedStore, Layout, Point, Query, Store};
 
-/// Dense vector, and sparse indices and values, of each point.
-const POINTS: [([f32; 2], &[(u32, f32)]); 4] = [
+/// A dense vector, and sparse indices with their values.
+type Vectors = ([f32; 2], &'static [(u32, f32)]);
+
+/// Of each point.
+const POINTS: [Vectors; 4] = [
     ([1.0, 0.0], &[(7, 1.0)]),
     ([0.9, 0.4], &[(7, 1.0), (9, 1.0)]),
     ([0.0, 1.0], &[(7, 1.5)]),
@@ -23,7 +26,7 @@ fn sparse(entries: &[(u32, f32)]) -> SparseEmbedding {
 
 fn filled(folder: &Path, idf: bool) -> EmbeddedStore {
     let store = EmbeddedStore::create(folder, Layout { dim: 2, idf }).unwrap();
-    let point = |(id, (dense, entries)): (u64, &([f32; 2], &[(u32, f32)]))| {
+    let point = |(id, (dense, entries)): (u64, &Vectors)| {
         let passage = Passage { source: format!("file {id}"), text: format!("text {id}") };
         Point { id, dense: dense.to_vec(), sparse: sparse(entries), passage }
     };
@@ -40,7 +43,7 @@ fn found(store: &EmbeddedStore, query: Query) -> Vec<String> {
 fn each_vector_ranks_alone_and_both_are_fused_by_ranks() {
     let folder = tempfile::tempdir().unwrap();
     let store = filled(&folder.path().join("new/store"), false);
-    assert_eq!(store.len().unwrap(), 4);
+    assert_eq!(store.count().unwrap(), 4);
     let dense = || Some(vec![1.0, 0.0]);
     let words = || Some(sparse(&[(7, 1.0), (9, 1.0)]));
     assert_eq!(found(&store, Query { dense: dense(), sparse: None }), ["text 0", "text 1", "text 2"]);
@@ -73,12 +76,12 @@ fn a_collection_outlives_its_store_and_is_replaced_by_the_next() {
     let path = folder.path().join("store");
     drop(filled(&path, true));
     let store = EmbeddedStore::open(&path).unwrap();
-    assert_eq!(store.len().unwrap(), 4);
+    assert_eq!(store.count().unwrap(), 4);
     let query = Query { dense: Some(vec![0.0, 1.0]), sparse: None };
     assert_eq!(store.search(query, 1).unwrap()[0].passage.source, "file 2");
     drop(store);
     let store = EmbeddedStore::create(&path, Layout { dim: 3, idf: false }).unwrap();
-    assert_eq!(store.len().unwrap(), 0);
+    assert_eq!(store.count().unwrap(), 0);
 }
 
 #[test]

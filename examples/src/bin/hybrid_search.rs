@@ -143,7 +143,7 @@ fn index(
         progress(&format!("{done} of {count} passages"))?;
     }
     store.finish()?;
-    let stored = store.len()?;
+    let stored = store.count()?;
     ensure!(stored == count, "{stored} of {count} passages were stored");
     Ok(())
 }

@@ -78,7 +78,7 @@ impl Store for EmbeddedStore {
         Ok(())
     }
 
-    fn len(&self) -> Result<usize> {
+    fn count(&self) -> Result<usize> {
         Ok(self.shard.count(CountRequest { filter: None, exact: true })?)
     }
 

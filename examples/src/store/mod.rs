@@ -33,7 +33,7 @@ pub trait Store {
     /// # Errors
     ///
     /// When the store fails.
-    fn len(&self) -> Result<usize>;
+    fn count(&self) -> Result<usize>;
 
     /// The best points, best first. Rankings by several vectors are fused, by places.
     ///

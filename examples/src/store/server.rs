@@ -100,7 +100,7 @@ impl Store for ServerStore {
         Ok(())
     }
 
-    fn len(&self) -> Result<usize> {
+    fn count(&self) -> Result<usize> {
         let request = CountPointsBuilder::new(&self.collection).exact(true);
         let response = self.runtime.block_on(self.client.count(request))?;
         Ok(response.result.context("the server did not count")?.count as usize)
