@@ -29,6 +29,17 @@ class Model:
         return outputs
 
 
+class Sparse(Model):
+    """A loaded model whose embeddings are few of `dim` numbers; `matrix` makes rows of all of them."""
+
+    def __init__(self, embed: Callable[[list[str]], Any], matrix: Callable[[Any], np.ndarray]) -> None:
+        super().__init__(embed)
+        self.matrix = matrix
+
+    def embeddings(self, outputs: Any) -> np.ndarray:
+        return self.matrix(outputs)
+
+
 class HiddenStates(Model):
     """A loaded model of a library that takes token ids, of sequences that are all of one length."""
 
@@ -90,6 +101,8 @@ def torch(job: dict) -> Model:
 
 
 def fastembed(job: dict) -> Model:
+    if job["kind"] == "sparse":
+        return fastembed_sparse(job)
     from fastembed import TextEmbedding
     from fastembed.common.model_description import ModelSource, PoolingType
 
@@ -114,7 +127,32 @@ def fastembed(job: dict) -> Model:
     return Model(lambda texts: list(model.embed(texts, batch_size=job["batch_size"])))
 
 
+def fastembed_sparse(job: dict) -> Model:
+    from fastembed import SparseTextEmbedding
+
+    # Any folder can stand in for this model's, if its graph is named model.onnx.
+    graph = Path(job["graph"])
+    model = SparseTextEmbedding(
+        "prithivida/Splade_PP_en_v1",
+        cache_dir=str(graph.parent / "cache"),
+        specific_model_path=str(graph.parent),
+        threads=job["threads"],
+        providers=["CPUExecutionProvider"],
+    )
+    model.model.tokenizer.enable_truncation(job["max_length"])
+
+    def matrix(embeddings: list) -> np.ndarray:
+        rows = np.zeros((len(embeddings), job["dim"]), dtype=np.float32)
+        for row, embedding in zip(rows, embeddings):
+            row[embedding.indices] = embedding.values
+        return rows
+
+    return Sparse(lambda texts: list(model.embed(texts, batch_size=job["batch_size"])), matrix)
+
+
 def sentence_transformers(job: dict) -> Model:
+    if job["kind"] == "sparse":
+        return sparse_encoder(job)
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -132,6 +170,25 @@ def sentence_transformers(job: dict) -> Model:
         modules.append(Normalize())
     model = SentenceTransformer(modules=modules, device="cpu")
     return Model(lambda texts: model.encode(texts, batch_size=job["batch_size"], show_progress_bar=False))
+
+
+def sparse_encoder(job: dict) -> Model:
+    import torch
+    from sentence_transformers import SparseEncoder
+    from sentence_transformers.sparse_encoder.modules import SpladePooling, Transformer
+
+    torch.set_num_threads(job["threads"])
+    transformer = Transformer(
+        job["model_folder"],
+        transformer_task="fill-mask",
+        max_seq_length=job["max_length"],
+        model_kwargs={"dtype": torch.float32, "local_files_only": True},
+    )
+    model = SparseEncoder(modules=[transformer, SpladePooling(job["pooling"])], device="cpu")
+    return Sparse(
+        lambda texts: model.encode(texts, batch_size=job["batch_size"], show_progress_bar=False),
+        lambda embeddings: embeddings.to_dense().numpy(),
+    )
 
 
 def candding(job: dict) -> Model:

@@ -4,10 +4,11 @@
 //! contestant is a process of its own, so that its memory is its own; all are loaded and warm before the first
 //! measurement, and then take turns, one pass each per round, so that whatever else the machine does hits all
 //! alike. A rival that cannot be set up is a row with the reason. A rival that computes something else in f32
-//! is a failure: a ratio of speeds means nothing then.
+//! is a failure: a ratio of speeds means nothing then. Models are dense, or sparse: SPLADE.
 
 mod cell;
 mod contestant;
+mod embedder;
 mod graphs;
 mod input;
 pub(crate) mod machine;
@@ -33,10 +34,11 @@ use race::Race;
 /// What to compare.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Only these jobs, by the beginning of the name: query-8, query-16, query-32, 32x128, 8x512, text, start.
+    /// Only these jobs, by the beginning of the name: query-8, query-16, query-32, 32x128, 8x512, 256x128, text,
+    /// start.
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     job: Vec<String>,
-    /// Only these models, by the beginning of the name: minilm, base, large.
+    /// Only these models, by the beginning of the name: minilm, base, large, splade.
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     model: Vec<String>,
     /// Threads of each contestant; a measurement for each. Default: 1 and 2 for queries, else 2.

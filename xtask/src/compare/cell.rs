@@ -10,6 +10,8 @@ use super::model::{MODELS, Model};
 pub(super) enum Workload {
     /// Sequences of token ids of one length; nobody tokenizes or pads.
     Tokens { batch: usize, length: usize },
+    /// Real texts that are all cut at the same length, end to end; nobody has anything to pad.
+    EqualTexts { texts: usize, length: usize },
     /// Real texts of mixed lengths, end to end.
     Text,
     /// From the start of a process to the embedding of its first text.
@@ -17,12 +19,13 @@ pub(super) enum Workload {
 }
 
 /// Name, workload, and numbers of threads unless the options say otherwise.
-const WORKLOADS: [(&str, Workload, &[usize]); 7] = [
+const WORKLOADS: [(&str, Workload, &[usize]); 8] = [
     ("query-8", Workload::Tokens { batch: 1, length: 8 }, &[1, 2]),
     ("query-16", Workload::Tokens { batch: 1, length: 16 }, &[1, 2]),
     ("query-32", Workload::Tokens { batch: 1, length: 32 }, &[1, 2]),
     ("32x128", Workload::Tokens { batch: 32, length: 128 }, &[2]),
     ("8x512", Workload::Tokens { batch: 8, length: 512 }, &[2]),
+    ("256x128", Workload::EqualTexts { texts: 256, length: 128 }, &[2]),
     ("text", Workload::Text, &[2]),
     ("start", Workload::Start, &[2]),
 ];
@@ -52,8 +55,7 @@ pub(super) fn cells(options: &Options) -> Result<Vec<Cell>> {
     let mut cells = Vec::new();
     for model in MODELS.iter().filter(|model| is_wanted(&options.model, model.name)) {
         for &(job, workload, threads) in WORKLOADS.iter().filter(|(name, ..)| is_wanted(&options.job, name)) {
-            // How long random weights take to load interests nobody.
-            if workload == Workload::Start && !model.is_real() {
+            if !model.is_measured_with(workload) {
                 continue;
             }
             let threads = if options.threads.is_empty() { threads } else { &options.threads };
@@ -95,9 +97,25 @@ mod tests {
 
     #[test]
     fn without_options_every_cell_is_measured() {
-        // Three queries at two numbers of threads, two batches and texts; processes start with real weights.
+        // Dense: three queries at two numbers of threads, two batches and texts. Sparse: equal and mixed texts.
+        // Processes start with real weights.
         let all = titles("").unwrap();
-        assert_eq!(all.len(), MODELS.len() * (3 * 2 + 2 + 1) + 1, "{all:?}");
+        assert_eq!(all.len(), 3 * (3 * 2 + 2 + 1) + 1 + (2 + 1), "{all:?}");
+    }
+
+    #[test]
+    fn sparse_models_take_texts_only() {
+        let of_splade = titles("--model splade").unwrap();
+        assert_eq!(
+            of_splade,
+            [
+                "cognition-splade, 256x128, 2 threads",
+                "cognition-splade, text, 2 threads",
+                "cognition-splade, start, 2 threads"
+            ]
+        );
+        assert_eq!(titles("--job 256x128").unwrap(), of_splade[..1]);
+        assert!(titles("--model splade --job query").unwrap().is_empty());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use candlewick::Kind;
 use serde::{Deserialize, Serialize};
 
 use super::Options;
@@ -35,19 +36,24 @@ pub(super) struct Identity {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Job {
     pub(super) library: Library,
+    /// Of the model: dense or sparse.
+    pub(super) kind: Kind,
     pub(super) precision: String,
     /// The model's id in the registry, if it is there.
     pub(super) model: Option<String>,
     pub(super) model_folder: PathBuf,
     /// Texts or token ids.
     pub(super) input_file: PathBuf,
+    /// How many of the input's sequences are computed to warm up.
+    pub(super) warm_up: usize,
     /// How often a pass computes the input.
     pub(super) calls: usize,
     pub(super) threads: usize,
     pub(super) max_length: usize,
-    /// `cls`, `mean` or `last`.
+    /// `cls`, `mean` or `last`; `max` of SPLADE's logits.
     pub(super) pooling: String,
     pub(super) normalize: bool,
+    /// Numbers of an embedding; of a sparse one, those that are zero too.
     pub(super) dim: usize,
     /// Tokens of a batch, for candlewick; its default if `None`.
     pub(super) batch_tokens: Option<usize>,
@@ -103,6 +109,8 @@ struct Rival {
     name: &'static str,
     library: Library,
     precision: &'static str,
+    /// Of the models that it is measured with.
+    kinds: &'static [Kind],
     graph: Option<Graph>,
     /// Texts of a batch; those named "default" are the libraries' own.
     batch_size: Option<usize>,
@@ -116,15 +124,19 @@ const fn tokens(
     precision: &'static str,
     graph: Option<Graph>,
 ) -> Rival {
-    Rival { name, library, precision, graph, batch_size: None, in_start: false }
+    Rival { name, library, precision, kinds: DENSE, graph, batch_size: None, in_start: false }
 }
 
 const fn texts(name: &'static str, precision: &'static str, graph: Graph, batch_size: usize) -> Rival {
-    let (graph, batch_size) = (Some(graph), Some(batch_size));
-    Rival { name, library: Library::Fastembed, precision, graph, batch_size, in_start: false }
+    let (library, graph, batch_size) = (Library::Fastembed, Some(graph), Some(batch_size));
+    Rival { name, library, precision, kinds: DENSE, graph, batch_size, in_start: false }
 }
 
-const RIVALS: [Rival; 16] = [
+const DENSE: &[Kind] = &[Kind::Dense];
+const SPARSE: &[Kind] = &[Kind::Sparse];
+const BOTH: &[Kind] = &[Kind::Dense, Kind::Sparse];
+
+const RIVALS: [Rival; 17] = [
     tokens("ONNX Runtime, plain graph", Library::Onnxruntime, "f32", Some(Graph::Plain)),
     tokens("ONNX Runtime, optimised graph", Library::Onnxruntime, "f32", Some(Graph::Optimised)),
     tokens("ONNX Runtime, plain graph, int8", Library::Onnxruntime, "int8", Some(Graph::PlainInt8)),
@@ -132,9 +144,10 @@ const RIVALS: [Rival; 16] = [
     tokens("rten, plain graph", Library::Rten, "f32", Some(Graph::Plain)),
     tokens("rten, plain graph, int8", Library::Rten, "int8", Some(Graph::PlainInt8)),
     tokens("torch", Library::Torch, "f32", None),
-    texts("fastembed, batch 256 (default)", "f32", Graph::Plain, 256),
+    Rival { kinds: BOTH, ..texts("fastembed, batch 256 (default)", "f32", Graph::Plain, 256) },
+    Rival { kinds: SPARSE, ..texts("fastembed, batch 16", "f32", Graph::Plain, 16) },
     texts("fastembed, batch 2", "f32", Graph::Plain, 2),
-    Rival { in_start: true, ..texts("fastembed, batch 1", "f32", Graph::Plain, 1) },
+    Rival { kinds: BOTH, in_start: true, ..texts("fastembed, batch 1", "f32", Graph::Plain, 1) },
     texts("fastembed, optimised graph, batch 2", "f32", Graph::Optimised, 2),
     Rival { in_start: true, ..texts("fastembed, optimised graph, batch 1", "f32", Graph::Optimised, 1) },
     texts("fastembed, plain graph, int8, batch 1", "int8", Graph::PlainInt8, 1),
@@ -143,6 +156,7 @@ const RIVALS: [Rival; 16] = [
         name: "sentence-transformers, batch 32 (default)",
         library: Library::SentenceTransformers,
         precision: "f32",
+        kinds: BOTH,
         graph: None,
         batch_size: Some(32),
         in_start: true,
@@ -151,6 +165,7 @@ const RIVALS: [Rival; 16] = [
         name: "candding, batch 32 (default)",
         library: Library::Candding,
         precision: "f32",
+        kinds: DENSE,
         graph: None,
         batch_size: Some(32),
         in_start: true,
@@ -158,12 +173,13 @@ const RIVALS: [Rival; 16] = [
 ];
 
 impl Rival {
-    fn takes_part(&self, workload: Workload) -> bool {
-        match workload {
+    fn takes_part(&self, kind: Kind, workload: Workload) -> bool {
+        let takes_workload = match workload {
             Workload::Tokens { .. } => self.library.takes_tokens(),
-            Workload::Text => !self.library.takes_tokens(),
+            Workload::EqualTexts { .. } | Workload::Text => !self.library.takes_tokens(),
             Workload::Start => self.in_start,
-        }
+        };
+        takes_workload && self.kinds.contains(&kind)
     }
 }
 
@@ -195,7 +211,9 @@ pub(super) fn all(
         }
     }
     let prepare = |graph: Graph| graph.prepare(model, programs).map_err(|error| format!("{error:#}"));
-    for (name, graph) in CANDLEWICK_GRAPHS.into_iter().filter(|(name, _)| is_wanted(name)) {
+    let kind = cell.model.kind;
+    let is_there = |(name, graph): &(&str, Graph)| graph.is_made_of(kind) && is_wanted(name);
+    for (name, graph) in CANDLEWICK_GRAPHS.into_iter().filter(is_there) {
         let (mut job, precision) = (job(Library::Candlewick, "f32"), "f32");
         let command = prepare(graph).and_then(|graph| {
             job.graph = Some(graph);
@@ -208,7 +226,8 @@ pub(super) fn all(
         let job = Job { batch_tokens: Some(tokens), ..job(Library::Candlewick, precision) };
         contestants.push(contestant(name, job, precision, candlewick_command()));
     }
-    for rival in RIVALS.iter().filter(|rival| rival.takes_part(cell.workload) && is_wanted(rival.name)) {
+    let takes_part = |rival: &&Rival| rival.takes_part(kind, cell.workload) && is_wanted(rival.name);
+    for rival in RIVALS.iter().filter(takes_part) {
         let graph = rival.graph.map(prepare).transpose();
         let mut job = job(rival.library, rival.precision);
         job.batch_size = rival.batch_size;
@@ -224,10 +243,12 @@ pub(super) fn all(
 fn job(library: Library, precision: &str, cell: &Cell, model: &ModelFiles, input: &Input) -> Job {
     Job {
         library,
+        kind: cell.model.kind,
         precision: precision.to_owned(),
         model: model.id.map(str::to_owned),
         model_folder: model.path.clone(),
         input_file: input.file.clone(),
+        warm_up: input.warm_up,
         calls: input.calls,
         threads: cell.threads,
         max_length: model.max_length,
@@ -277,19 +298,32 @@ fn job_file(job: &Job, name: &str, cell: &Cell, model: &ModelFiles) -> Result<Pa
 mod tests {
     use super::*;
 
-    fn names(workload: Workload) -> Vec<&'static str> {
-        RIVALS.iter().filter(|rival| rival.takes_part(workload)).map(|rival| rival.name).collect()
+    fn names(kind: Kind, workload: Workload) -> Vec<&'static str> {
+        RIVALS.iter().filter(|rival| rival.takes_part(kind, workload)).map(|rival| rival.name).collect()
     }
 
     #[test]
     fn everybody_takes_part_somewhere_under_a_name_of_its_own() {
-        let (tokens, text) = (names(Workload::Tokens { batch: 1, length: 8 }), names(Workload::Text));
-        assert_eq!(tokens.len() + text.len(), RIVALS.len());
-        let mut all = [tokens, text].concat();
+        let tokens = names(Kind::Dense, Workload::Tokens { batch: 1, length: 8 });
+        let texts = names(Kind::Dense, Workload::Text);
+        let sparse = names(Kind::Sparse, Workload::Text);
+        let sparse_only = sparse.iter().filter(|name| !texts.contains(name)).count();
+        assert_eq!(tokens.len() + texts.len() + sparse_only, RIVALS.len());
+        let mut all = [tokens, texts, sparse].concat();
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), RIVALS.len());
-        assert!(names(Workload::Start).len() >= 3);
+        assert!(names(Kind::Dense, Workload::Start).len() >= 3);
+    }
+
+    #[test]
+    fn sparse_rivals_run_graphs_that_are_made() {
+        let equal = Workload::EqualTexts { texts: 256, length: 128 };
+        let names = names(Kind::Sparse, equal);
+        assert_eq!(names.iter().filter(|name| name.starts_with("fastembed, batch ")).count(), 3, "{names:?}");
+        for rival in RIVALS.iter().filter(|rival| names.contains(&rival.name)) {
+            assert!(rival.graph.is_none_or(|graph| graph.is_made_of(Kind::Sparse)), "{}", rival.name);
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
+use candlewick::Kind;
 
 use super::model::ModelFiles;
 use super::programs::Programs;
@@ -33,6 +34,11 @@ impl Graph {
         }
     }
 
+    /// The others are made of dense models only: fastembed takes but one file of a SPLADE model.
+    pub(super) fn is_made_of(self, kind: Kind) -> bool {
+        kind == Kind::Dense || self == Self::Plain
+    }
+
     /// What it is quantized from.
     fn quantized_from(self) -> Option<Self> {
         match self {
@@ -56,20 +62,27 @@ impl Graph {
     }
 }
 
-/// Both f32 graphs.
+/// The f32 graphs.
 fn export(folder: &Path, model: &ModelFiles, programs: &Programs) -> Result<()> {
     let fixtures = crate::root().join("xtask/fixtures");
     let (script, lock) = (fixtures.join("export_onnx.py"), fixtures.join("requirements.lock"));
     // A model that is made again is another model.
     let weights = std::fs::metadata(model.path.join("model.safetensors"))?.modified()?;
-    let made_from = [model.path.display().to_string(), format!("{weights:?}")];
+    let (folder_name, max_length) = (model.path.display().to_string(), model.max_length.to_string());
+    let made_from = [folder_name, format!("{weights:?}"), max_length.clone()];
     made_once(&folder.join("exported.from"), &[&script, &lock], &made_from, || {
         progress("exporting the model to ONNX")?;
         let python = programs.python().map_err(anyhow::Error::msg)?;
         let mut command = Command::new(python);
         command.arg(&script).arg("--model").arg(&model.path);
         command.arg("--out").arg(folder.join(Graph::Plain.file()));
-        command.arg("--optimized").arg(folder.join(Graph::Optimised.file()));
+        command.args(["--max-length", max_length.as_str()]);
+        if model.row.kind == Kind::Sparse {
+            command.arg("--masked-lm");
+        }
+        if Graph::Optimised.is_made_of(model.row.kind) {
+            command.arg("--optimized").arg(folder.join(Graph::Optimised.file()));
+        }
         python::run_quietly(command.env("HF_HUB_OFFLINE", "1"))
     })
 }

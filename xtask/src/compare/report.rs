@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use anyhow::Result;
+use candlewick::Kind;
 
 use super::cell::Workload;
 use super::contestant::Library;
@@ -35,15 +36,17 @@ fn table(text: &mut String, race: &Race) -> Result<()> {
     for row in &ours {
         write!(text, " {} is |", row.identity.name)?;
     }
-    writeln!(text, " cores | peak MiB | load s | min cosine |")?;
-    writeln!(text, "|---|{}", "---:|".repeat(6 + ours.len()))?;
+    write!(text, " cores | peak MiB | load s | min cosine |")?;
+    writeln!(text, "{}", if is_sparse(race) { " entries a text |" } else { "" })?;
+    let columns = 6 + usize::from(is_sparse(race)) + ours.len();
+    writeln!(text, "|---|{}", "---:|".repeat(columns))?;
     for row in &race.rows {
         let name = &row.identity.name;
         match &row.outcome {
             Ok(figures) => measured(text, race, row, figures, &ours)?,
             Err(reason) => {
                 let reason = reason.replace(['\n', '|'], " ");
-                writeln!(text, "| {name} | unavailable: {reason} |{}", " |".repeat(5 + ours.len()))?;
+                writeln!(text, "| {name} | unavailable: {reason} |{}", " |".repeat(columns - 1))?;
             }
         }
     }
@@ -63,7 +66,7 @@ fn measured(text: &mut String, race: &Race, row: &Row, figures: &Figures, ours: 
         }
     }
     let unknown = || "?".to_owned();
-    writeln!(
+    write!(
         text,
         " {} | {} | {:.2} | {:.7} |",
         figures.cores().map_or_else(unknown, |cores| format!("{cores:.2}")),
@@ -71,7 +74,15 @@ fn measured(text: &mut String, race: &Race, row: &Row, figures: &Figures, ours: 
         figures.load_seconds,
         figures.agreement.min_cosine,
     )?;
+    if is_sparse(race) {
+        write!(text, " {:.2} |", figures.entries as f64 / race.input.sequences as f64)?;
+    }
+    writeln!(text)?;
     Ok(())
+}
+
+fn is_sparse(race: &Race) -> bool {
+    race.cell.model.kind == Kind::Sparse
 }
 
 fn disturbances(text: &mut String, race: &Race) -> Result<()> {
@@ -98,7 +109,7 @@ pub(super) fn is_candlewick(row: &Row) -> bool {
 pub(super) fn unit(workload: Workload) -> &'static str {
     match workload {
         Workload::Tokens { .. } | Workload::Start => "ms",
-        Workload::Text => "texts/s",
+        Workload::EqualTexts { .. } | Workload::Text => "texts/s",
     }
 }
 
@@ -106,7 +117,7 @@ pub(super) fn unit(workload: Workload) -> &'static str {
 pub(super) fn in_unit(seconds: f64, race: &Race) -> f64 {
     match race.cell.workload {
         Workload::Tokens { .. } | Workload::Start => 1e3 * seconds,
-        Workload::Text => race.input.sequences as f64 / seconds,
+        Workload::EqualTexts { .. } | Workload::Text => race.input.sequences as f64 / seconds,
     }
 }
 

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use candlewick::{Embedding, LoadOptions};
-use candlewick_models::{DenseModel, TextRole};
+use candlewick::LoadOptions;
 use serde_json::json;
 
 use super::contestant::Job;
+use super::embedder::Embedder;
 use super::input::Sequences;
 use super::read_json;
 
@@ -24,7 +24,7 @@ pub(super) fn main(job: &Path) -> Result<()> {
     say(&json!({ "loaded": true }))?;
 
     let sequences: Sequences = read_json(&job.input_file)?;
-    let mut embeddings = embed(&model, &sequences)?;
+    let mut embeddings = model.embed(&sequences.first(job.warm_up))?;
     say(&json!({ "warm": true }))?;
     for line in std::io::stdin().lock().lines() {
         let line = line.context("could not read standard input")?;
@@ -33,15 +33,16 @@ pub(super) fn main(job: &Path) -> Result<()> {
                 let mut seconds = Vec::with_capacity(job.calls);
                 for _ in 0..job.calls {
                     let started = Instant::now();
-                    embeddings = embed(&model, &sequences)?;
+                    embeddings = model.embed(&sequences)?;
                     seconds.push(started.elapsed().as_secs_f64());
                 }
                 say(&json!({ "seconds": seconds }))?;
             }
             ("write", path) => {
-                let bytes: Vec<u8> = embeddings.iter().flatten().flat_map(|x| x.to_le_bytes()).collect();
+                let rows = embeddings.rows(job.dim)?;
+                let bytes: Vec<u8> = rows.iter().flatten().flat_map(|x| x.to_le_bytes()).collect();
                 std::fs::write(path, bytes).with_context(|| format!("could not write {path}"))?;
-                say(&json!({ "dim": model.dim() }))?;
+                say(&json!({ "dim": job.dim }))?;
             }
             // It is this program, whose commit stands in the report.
             ("versions", "") => say(&json!({ "versions": [] }))?,
@@ -51,22 +52,13 @@ pub(super) fn main(job: &Path) -> Result<()> {
     Ok(())
 }
 
-fn load(job: &Job) -> Result<DenseModel> {
+fn load(job: &Job) -> Result<Embedder> {
     let options = LoadOptions::new().offline(true).threads(job.threads).max_length(job.max_length);
     let mut options = options.precision(job.precision.parse()?);
     options.batch_tokens = job.batch_tokens;
     options.weights.clone_from(&job.graph);
-    Ok(match &job.model {
-        Some(id) if job.graph.is_none() => DenseModel::load(id, options)?,
-        _ => DenseModel::from_folder(&job.model_folder, options)?,
-    })
-}
-
-fn embed(model: &DenseModel, sequences: &Sequences) -> Result<Vec<Embedding>> {
-    Ok(match sequences {
-        Sequences::Texts(texts) => model.embed(texts, TextRole::Plain)?,
-        Sequences::Tokens(tokens) => model.embed_tokens(tokens)?,
-    })
+    let id = job.model.as_deref().filter(|_| job.graph.is_none());
+    Embedder::load(job.kind, id, &job.model_folder, options)
 }
 
 fn say(message: &serde_json::Value) -> Result<()> {
