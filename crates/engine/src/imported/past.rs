@@ -160,6 +160,44 @@ mod tests {
     }
 
     #[test]
+    fn attention_has_no_past_keys() {
+        let mut graph = Graph::default();
+        let token_ids = ids(&mut graph);
+        let rows = |graph: &mut Graph, name: &str, width: i64| {
+            let shape = vec![Dim::symbol("batch_size"), Dim::symbol("seq_len"), width.into()];
+            graph.add_input(name, Some(Info::new(DataType::F32, shape)))
+        };
+        let own = [("q", 4), ("k", 2), ("v", 2)].map(|(name, width)| rows(&mut graph, name, width));
+        let past = ["key", "value"].map(|part| {
+            floats(&mut graph, &format!("past_key_values.0.{part}"), ["batch_size", "1", "past", "2"])
+        });
+        let (last, total) = (Array::vector(vec![1i32]), Array::vector(vec![2i32]));
+        let sizes = [graph.add_constant("last", last), graph.add_constant("total", total)];
+        let operator = GroupQueryAttention {
+            num_heads: 2,
+            num_kv_heads: 1,
+            scale: None,
+            softcap: 0.0,
+            rotary: None,
+            window: None,
+        };
+        let read = [&own[..], &past, &sizes].concat();
+        graph.outputs = vec![graph.add_node("attention", operator, &read)];
+        leave_out(&mut graph, &past, token_ids).unwrap();
+        let array = |width: usize, values: &[f32]| Array::new([1, 2, width], values.to_vec()).unwrap();
+        let given = [
+            ("input_ids", Array::new([1, 2], vec![1i64, 2]).unwrap()),
+            ("q", array(4, &[0.0; 8])),
+            ("k", array(2, &[1., 2., 3., 4.])),
+            ("v", array(2, &[2., 4., 6., 8.])),
+        ];
+        let given = given.map(|(name, array)| (name.to_owned(), array));
+        let found = Session::with_threads(graph, None).unwrap().run(given).unwrap();
+        // The first token sees itself, the second both alike.
+        assert_eq!(found, [array(4, &[2., 4., 2., 4., 4., 6., 4., 6.])]);
+    }
+
+    #[test]
     fn what_needs_a_past_is_named() {
         let refused = |operator: Option<Transpose>, shape: &[&str]| {
             let mut graph = Graph::default();

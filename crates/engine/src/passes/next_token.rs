@@ -92,31 +92,23 @@ impl Columns<'_> {
         let mut operator = node.operator.clone();
         match node.operator.name() {
             "Cast" | "Identity" | "Tanh" => inputs[0] = Some(self.of(first(&node, 0, obstacle)?, depth + 1)?),
-            "Add" | "Sub" | "Mul" | "Div" => {
-                for input in inputs.iter_mut().flatten() {
-                    *input = self
-                        .of_operand(*input, depth + 1)
-                        .ok_or_else(|| obstacle("its inputs' columns are not known"))??;
-                }
-            }
+            "Add" | "Sub" | "Mul" | "Div" => self.operands(&node, &mut inputs, &[0, 1], depth)?,
             "MatMul" => inputs[1] = Some(self.of_weight(first(&node, 1, obstacle)?, None, depth)?),
             "Gemm" => {
                 let is_rows = node.operator::<Gemm>().is_some_and(|gemm| gemm.transpose_b);
                 let axis = Some(usize::from(!is_rows));
                 inputs[1] = Some(self.of_weight(first(&node, 1, obstacle)?, axis, depth)?);
-                if let Some(Some(bias)) = inputs.get_mut(2) {
-                    *bias = self
-                        .of_operand(*bias, depth + 1)
-                        .ok_or_else(|| obstacle("its bias is not known"))??;
-                }
+                self.operands(&node, &mut inputs, &[2], depth)?;
             }
-            "MatMulInteger" => {
+            // Zero points, scales and biases may be the columns' own.
+            name @ ("MatMulInteger" | "MatMulIntegerToFloat" | "DynamicQuantizeMatMul") => {
                 inputs[1] = Some(self.of_weight(first(&node, 1, obstacle)?, None, depth)?);
-                if let Some(Some(zero)) = inputs.get_mut(3) {
-                    *zero = self
-                        .of_operand(*zero, depth + 1)
-                        .ok_or_else(|| obstacle("its zero point is not known"))??;
-                }
+                let operands: &[usize] = match name {
+                    "MatMulInteger" => &[3],
+                    "MatMulIntegerToFloat" => &[3, 5, 6],
+                    _ => &[2, 3, 4],
+                };
+                self.operands(&node, &mut inputs, operands, depth)?;
             }
             "MatMulNBits" => {
                 let Some(product) = node.operator::<MatMulNBits>() else {
@@ -148,15 +140,30 @@ impl Columns<'_> {
         Ok(kept)
     }
 
-    /// [`of`](Self::of) something that is broadcast: itself, if it is the same for all columns. `None` where that is
-    /// not known.
-    fn of_operand(&mut self, value: ValueId, depth: usize) -> Option<Result<ValueId, Obstacle>> {
-        let shape = self.infos.get(value)?.shape.as_ref()?;
-        match shape.last().map(Dim::known_size) {
-            Some(Some(width)) if width == self.width => Some(self.of(value, depth)),
-            None | Some(Some(1)) => Some(Ok(value)),
-            _ => None,
+    /// Puts the wanted columns of some inputs, which are broadcast, in their place: the input itself, if it is the same
+    /// for all columns.
+    fn operands(
+        &mut self,
+        node: &Node,
+        inputs: &mut [Option<ValueId>],
+        indices: &[usize],
+        depth: usize,
+    ) -> Result<(), Obstacle> {
+        for index in indices {
+            let Some(Some(input)) = inputs.get_mut(*index) else {
+                continue;
+            };
+            let shape = self.infos.get(*input).and_then(|info| info.shape.as_deref());
+            match shape.map(|shape| shape.last().map_or(Some(1), Dim::known_size)) {
+                Some(Some(width)) if width == self.width => *input = self.of(*input, depth + 1)?,
+                Some(Some(1)) => {}
+                _ => {
+                    let place = format!("node `{}` ({})", node.name, node.operator.name());
+                    return Err((place, format!("the columns of its input {index} are not known")));
+                }
+            }
         }
+        Ok(())
     }
 
     /// The wanted columns, on this axis or the last, of something that is the same for all texts. Pushed up to what the
@@ -255,4 +262,158 @@ pub(crate) fn take_last_tokens(graph: &mut Graph, cu_seqlens: &str) -> bool {
         value = input;
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{DataType, Info, Session};
+    use crate::ops::elementwise::{Arithmetic, Operation};
+    use crate::ops::matmul::MatMul;
+    use crate::ops::shaping::Identity;
+    use crate::{Int8Scales, Precision};
+
+    const WIDTH: usize = 5;
+
+    fn numbers(shape: &[usize]) -> Array {
+        let len = shape.iter().product::<usize>();
+        Array::new(shape, (0..len).map(|i| (i * i % 17) as f32 - 8.0).collect()).unwrap()
+    }
+
+    /// A graph of 16 inputs for each token, with what `build` makes of them as its output.
+    fn graph(build: impl FnOnce(&mut Graph, ValueId) -> ValueId) -> Graph {
+        let mut graph = Graph::default();
+        let shape = vec![Dim::symbol("batch_size"), Dim::symbol("seq_len"), 16i64.into()];
+        let x = graph.add_input("x", Some(Info::new(DataType::F32, shape)));
+        let output = build(&mut graph, x);
+        graph.value_mut(output).name = "logits".to_owned();
+        graph.outputs = vec![output];
+        graph
+    }
+
+    fn run(graph: &Graph) -> Vec<f32> {
+        let given = [("x".to_owned(), numbers(&[1, 3, 16]))];
+        let found = Session::with_threads(graph.clone(), None).unwrap().run(given).unwrap();
+        found[0].to_floats().unwrap().into_owned()
+    }
+
+    /// The columns 3 and 1 of what `build` makes; the largest constant that is left.
+    #[track_caller]
+    fn check(build: impl FnOnce(&mut Graph, ValueId) -> ValueId) {
+        let mut graph = graph(build);
+        let all = run(&graph);
+        let output = graph.outputs[0];
+        let kept = keep_columns(&mut graph, output, WIDTH, &[3, 1]).unwrap();
+        assert_eq!(graph.value(kept).name, "logits");
+        graph.outputs = vec![kept];
+        crate::graph::passes::remove_dead_nodes(&mut graph);
+        crate::passes::fuse(&mut graph, Precision::F32, Int8Scales::PerToken).unwrap();
+        assert_eq!(
+            graph.infer(&[]).unwrap().get(graph.outputs[0]).unwrap().shape.as_ref().unwrap()[2],
+            2i64.into()
+        );
+        let largest = graph.constants().map(|constant| constant.len()).max();
+        assert!(largest <= Some(2 * 16), "{largest:?} elements are left");
+        let expected: Vec<f32> = all.chunks_exact(WIDTH).flat_map(|row| [row[3], row[1]]).collect();
+        assert_eq!(run(&graph), expected);
+    }
+
+    #[test]
+    fn columns_of_layers_are_those_of_all() {
+        let add = || Arithmetic { operation: Operation::Add };
+        let multiply = || Arithmetic { operation: Operation::Mul };
+        check(|graph, x| {
+            let weight = graph.add_constant("weight", numbers(&[16, WIDTH]));
+            graph.add_node("layer", MatMul, &[x, weight])
+        });
+        // Tied to a token table, with a bias of each column and a factor of all.
+        check(|graph, x| {
+            let table = graph.add_constant("table", numbers(&[WIDTH, 16]));
+            let table = graph.add_node("same", Identity, &[table]);
+            let weight = graph.add_node("turned", Transpose { order: Some(vec![1, 0]) }, &[table]);
+            let (bias, factor) = (numbers(&[WIDTH]), Array::scalar(0.5f32));
+            let (bias, factor) = (graph.add_constant("bias", bias), graph.add_constant("factor", factor));
+            let product = graph.add_node("layer", MatMul, &[x, weight]);
+            let sum = graph.add_node("sum", add(), &[bias, product]);
+            graph.add_node("scaled", multiply(), &[sum, factor])
+        });
+        // A weight that is computed from constants.
+        check(|graph, x| {
+            let codes = graph.add_constant("codes", numbers(&[16, WIDTH]));
+            let scales = graph.add_constant("scales", numbers(&[WIDTH]));
+            let weight = graph.add_node("weight", multiply(), &[codes, scales]);
+            graph.add_node("layer", MatMul, &[x, weight])
+        });
+        check(|graph, x| {
+            let codes = Array::new([WIDTH, 1, 8], (0..40u8).map(|i| i * 6).collect()).unwrap();
+            let zeros = Array::new([WIDTH], vec![1u8, 2, 3, 4, 5]).unwrap();
+            let (bias, scales) = (numbers(&[WIDTH]), numbers(&[WIDTH]));
+            let inputs = [codes, scales, zeros].map(|array| graph.add_constant("", array));
+            let bias = graph.add_constant("bias", bias);
+            let operator = MatMulNBits { in_features: 16, out_features: WIDTH, bits: 4, block_size: 16 };
+            let output = graph.add_node("layer", operator, &[x, inputs[0], inputs[1], inputs[2]]);
+            graph.nodes[0].inputs.extend([None, Some(bias)]);
+            output
+        });
+    }
+
+    #[test]
+    fn columns_of_a_matrix_product_with_a_turned_weight() {
+        for transpose_b in [false, true] {
+            let shape = if transpose_b { [WIDTH, 16] } else { [16, WIDTH] };
+            let mut graph = Graph::default();
+            let info = Info::new(DataType::F32, vec![Dim::symbol("rows"), 16i64.into()]);
+            let x = graph.add_input("x", Some(info));
+            let weight = graph.add_constant("weight", numbers(&shape));
+            let bias = graph.add_constant("bias", numbers(&[WIDTH]));
+            let gemm = Gemm { alpha: 1.0, beta: 1.0, transpose_a: false, transpose_b };
+            graph.outputs = vec![graph.add_node("layer", gemm, &[x, weight, bias])];
+            let rows = |graph: &Graph| {
+                let given = [("x".to_owned(), numbers(&[3, 16]))];
+                Session::with_threads(graph.clone(), None).unwrap().run(given).unwrap().swap_remove(0)
+            };
+            let all = rows(&graph);
+            let output = graph.outputs[0];
+            graph.outputs = vec![keep_columns(&mut graph, output, WIDTH, &[4, 0]).unwrap()];
+            let all = all.values::<f32>().unwrap().chunks_exact(WIDTH);
+            let expected: Vec<f32> = all.flat_map(|row| [row[4], row[0]]).collect();
+            assert_eq!(rows(&graph), Array::new([3, 2], expected).unwrap());
+        }
+    }
+
+    #[test]
+    fn what_is_no_layer_is_named() {
+        let refused = |build: fn(&mut Graph, ValueId) -> ValueId, column: u32| {
+            let mut graph = graph(build);
+            let output = graph.outputs[0];
+            let (place, problem) = keep_columns(&mut graph, output, WIDTH, &[column]).unwrap_err();
+            format!("{place}: {problem}")
+        };
+        let layer = |graph: &mut Graph, x| {
+            let weight = graph.add_constant("weight", numbers(&[16, WIDTH]));
+            graph.add_node("layer", MatMul, &[x, weight])
+        };
+        assert!(refused(layer, 5).contains("output `logits`: it has 5 columns, none for token 5"));
+        let turned = |graph: &mut Graph, x| {
+            let weight = graph.add_constant("weight", numbers(&[16, WIDTH]));
+            let logits = graph.add_node("layer", MatMul, &[x, weight]);
+            graph.add_node("turned", Transpose { order: Some(vec![1, 0, 2]) }, &[logits])
+        };
+        assert!(refused(turned, 0).starts_with("node `turned` (Transpose): it is no linear layer"));
+        let computed = |graph: &mut Graph, x| {
+            let turned = graph.add_node("turned", Transpose { order: Some(vec![0, 2, 1]) }, &[x]);
+            graph.add_node("layer", MatMul, &[x, turned])
+        };
+        assert!(refused(computed, 0).contains("it is computed from the inputs"));
+        // A sum with itself, again and again: neither deep nor often.
+        let doubled = |graph: &mut Graph, x| {
+            let weight = graph.add_constant("weight", numbers(&[16, WIDTH]));
+            let mut sum = graph.add_node("layer", MatMul, &[x, weight]);
+            for _ in 0..200 {
+                sum = graph.add_node("sum", Arithmetic { operation: Operation::Add }, &[sum, sum]);
+            }
+            sum
+        };
+        assert!(refused(doubled, 0).contains("is not found"));
+    }
 }

@@ -138,3 +138,81 @@ fn part(encoding: &tokenizers::Encoding, tokens: std::ops::Range<usize>) -> toke
     part.take_overflowing();
     part
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::folder::FolderConfig;
+    use crate::registry::PairTemplate;
+
+    const MAX_LENGTH: usize = 110;
+
+    fn prompt(instruction: &str) -> (TextTokenizer, PairPrompt) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/heads/rerank-qwen3");
+        let mut tokenizer = TextTokenizer::load(&folder, &FolderConfig::default(), MAX_LENGTH).unwrap();
+        tokenizer.take_pairs();
+        let template = PairTemplate::qwen3_reranker();
+        let around = [template.prefix.as_str(), &template.suffix];
+        let prompt = PairPrompt::new(&tokenizer, around, &template.pieces().unwrap(), instruction).unwrap();
+        (tokenizer, prompt)
+    }
+
+    fn spelled(tokenizer: &TextTokenizer, ids: &[u32]) -> String {
+        let letters = ids.iter().map(|id| tokenizer.token(*id)).collect::<String>();
+        letters.replace('\u{120}', " ").replace('\u{10a}', "\n")
+    }
+
+    #[test]
+    fn a_pair_is_surrounded_whole() {
+        let (tokenizer, prompt) = prompt("Judge");
+        let (query, document) = ("where is the river?", "By the {query}.");
+        let found = prompt.encode(&tokenizer, 0, query, document).unwrap();
+        let text = spelled(&tokenizer, &found.token_ids);
+        let template = PairTemplate::qwen3_reranker();
+        let pair = format!("<Instruct>: Judge\n<Query>: {query}\n<Document>: {document}");
+        assert_eq!(text, template.prefix.clone() + &pair + &template.suffix);
+        let cut = prompt.encode(&tokenizer, 0, query, &"the river ".repeat(99)).unwrap().token_ids;
+        assert_eq!(cut.len(), MAX_LENGTH);
+        assert!(cut.starts_with(&prompt.prefix) && cut.ends_with(&prompt.suffix));
+    }
+
+    #[test]
+    fn windows_repeat_the_query_and_share_some_of_the_document() {
+        let (tokenizer, prompt) = prompt("");
+        let document: String = (0..60).map(|number| format!("the {number} ")).collect();
+        let of = |query: &str, document: &str, overlap| {
+            let windows = prompt.encode_windows(&tokenizer, 0, query, document, overlap).unwrap();
+            let inner = windows.into_iter().map(|window| {
+                let ids = window.token_ids;
+                assert!(ids.len() <= MAX_LENGTH, "{}", ids.len());
+                assert!(ids.starts_with(&prompt.prefix) && ids.ends_with(&prompt.suffix));
+                spelled(&tokenizer, &ids[prompt.prefix.len()..ids.len() - prompt.suffix.len()])
+            });
+            inner.collect::<Vec<String>>()
+        };
+        let whole = prompt.encode(&tokenizer, 0, "a", "b").unwrap();
+        assert_eq!(prompt.encode_windows(&tokenizer, 0, "a", "b", 5).unwrap(), [whole]);
+        for overlap in [0, 5, 999] {
+            // "a" leaves room, of the other query a part is left, with all that says where the document begins.
+            for query in ["a", "where is the river and where is the sea and the fox and the dog"] {
+                let windows = of(query, &document, overlap);
+                assert!(windows.len() > 2);
+                let parts: Vec<&str> = windows
+                    .iter()
+                    .map(|window| {
+                        let (before, part) = window.split_once("\n<Document>:").unwrap();
+                        assert!(before.starts_with("<Instruct>: \n<Query>: ") || query.len() > 1, "{before}");
+                        part
+                    })
+                    .collect();
+                if overlap == 0 {
+                    assert_eq!(parts.concat().trim_start(), document);
+                }
+                assert!(document.ends_with(parts.last().unwrap()));
+                assert!(parts.windows(2).all(|pair| pair[0] != pair[1]));
+            }
+        }
+    }
+}
