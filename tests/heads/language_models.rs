@@ -70,12 +70,13 @@ fn a_pairs_score_does_not_depend_on_its_batch_mates() {
         model.logits(pairs).unwrap().concat().into_iter().map(f32::to_bits).collect()
     };
     for file in GRAPHS {
-        for precision in Precision::ALL {
+        let precisions = if file == "model.onnx" { &Precision::ALL[..] } else { &[Precision::F32] };
+        for &precision in precisions {
             let options = options(file).precision(precision);
             let alone = load(options.clone().threads(1));
             let expected: Vec<u32> =
                 pairs.iter().flat_map(|pair| bits(&alone, std::slice::from_ref(pair))).collect();
-            for (threads, batch_tokens) in [(1, 64), (2, 512), (3, 8192)] {
+            for (threads, batch_tokens) in [(1, 8192), (3, 512)] {
                 let model = load(options.clone().threads(threads).batch_tokens(batch_tokens));
                 assert_eq!(bits(&model, &pairs), expected, "{file} {precision} {threads} {batch_tokens}");
                 let reversed: Vec<_> = pairs.iter().rev().cloned().collect();
@@ -138,9 +139,9 @@ fn the_prompt_stays_whole() {
     // Of what is cut nothing is left, of the prompt all.
     let cut = model.rerank(QUERY, &[&long]).unwrap();
     assert_eq!(model.rerank(QUERY, &[long.clone() + "?"]).unwrap(), cut);
-    refused(options("model.onnx").max_length(59), "max_length 59: what is around a pair alone is 59 tokens");
-    let least = load(options("model.onnx").max_length(60));
-    assert_eq!(least.token_count(&[(QUERY, "")]).unwrap(), 60);
+    refused(options("model.onnx").max_length(112), "max_length 112: the prompt alone is 112 tokens");
+    let least = load(options("model.onnx").max_length(113));
+    assert_eq!(least.token_count(&[("", "the river")]).unwrap(), 113);
     assert!(least.rerank(QUERY, &TEXTS).unwrap().iter().all(|score| score.is_finite()));
     let windows = ScoreOptions::new().window_overlap(9);
     assert!(least.rerank_with(QUERY, &TEXTS, &windows).unwrap().iter().all(|score| score.is_finite()));

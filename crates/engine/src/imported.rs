@@ -163,10 +163,10 @@ impl ImportPlan {
             |place: String, problem: Problem| Error::InvalidOnnx { path: path.clone(), place, problem };
         let words = |(place, problem): (String, String)| invalid(place, Problem::new(problem));
         let past = past::inputs(&graph);
-        let (roles, scalars) = roles(&graph, &past).map_err(words)?;
+        let (mut roles, scalars) = roles(&graph, &past).map_err(words)?;
         packing::declare(&mut graph, &roles).map_err(|problem| invalid("inputs".to_owned(), problem))?;
         let in_file = |error| in_file(&path, error);
-        past::leave_out(&mut graph, &past, roles.token_ids).map_err(words)?;
+        past::leave_out(&mut graph, &past, &mut roles).map_err(words)?;
         if !options.next_tokens.is_empty() {
             let Output { value, size, .. } = choose_output(&graph, options).map_err(words)?;
             let kept = passes::keep_columns(&mut graph, value, size, &options.next_tokens).map_err(words)?;

@@ -3,10 +3,14 @@
 
 use std::sync::Arc;
 
+use crate::graph::low_bit::Conversion;
 use crate::graph::{Array, Dim, Graph, Info, Infos, Node, ValueId};
 use crate::ops::axes;
+use crate::ops::elementwise::Cast;
+use crate::ops::fused::PositionIds;
 use crate::ops::microsoft::GroupQueryAttention;
-use crate::ops::shaping::{Concat, Identity, Shape};
+use crate::ops::shaping::{Concat, Expand, Identity, Shape};
+use crate::packing::Roles;
 
 /// As optimum and transformers.js call them: `past_key_values.0.key`...
 const INPUTS: &str = "past_key_values.";
@@ -22,7 +26,8 @@ pub(super) fn inputs(graph: &Graph) -> Vec<ValueId> {
     graph.inputs.iter().copied().filter(|id| graph.value(*id).name.starts_with(INPUTS)).collect()
 }
 
-/// Makes the graph one without a past: `past` are no inputs any more. `token_ids` are `[batch_size, seq_len]`.
+/// Makes the graph one without a past: `past` are no inputs any more, and neither are positions, which are those in a text
+/// and so follow from the token ids' shape.
 ///
 /// # Errors
 ///
@@ -30,10 +35,14 @@ pub(super) fn inputs(graph: &Graph) -> Vec<ValueId> {
 pub(super) fn leave_out(
     graph: &mut Graph,
     past: &[ValueId],
-    token_ids: ValueId,
+    roles: &mut Roles,
 ) -> Result<(), (String, String)> {
     if past.is_empty() {
         return Ok(());
+    }
+    let token_ids = roles.token_ids;
+    if let Some(positions) = roles.positions.take() {
+        count_positions(graph, positions, token_ids);
     }
     for id in past {
         declare_empty(graph, *id)?;
@@ -99,6 +108,23 @@ fn declare_empty(graph: &mut Graph, id: ValueId) -> Result<(), (String, String)>
     Ok(())
 }
 
+/// Makes of the input `positions` what counts a text's tokens, `[batch_size, seq_len]` as the input was.
+fn count_positions(graph: &mut Graph, positions: ValueId, token_ids: ValueId) {
+    let nodes = std::mem::take(&mut graph.nodes);
+    let row = graph.add_node("positions", PositionIds, &[token_ids]);
+    let to = graph.value(positions).declared_dtype();
+    let row = graph.add_node("positions", Cast { to: Some(to), conversion: Conversion::default() }, &[row]);
+    let sizes = graph.add_node("sizes", Shape { start: 0, end: None }, &[token_ids]);
+    graph.nodes.push(Node {
+        name: "positions".to_owned(),
+        operator: Arc::new(Expand),
+        inputs: vec![Some(row), Some(sizes)],
+        outputs: vec![Some(positions)],
+    });
+    graph.nodes.extend(nodes);
+    graph.inputs.retain(|id| *id != positions);
+}
+
 fn joins_sequences(node: &Node, infos: &Infos) -> bool {
     let rank = node.input(0).and_then(|id| infos.get(id)?.rank());
     let along =
@@ -138,25 +164,35 @@ mod tests {
         graph.add_input("input_ids", Some(Info::new(DataType::I64, shape)))
     }
 
+    fn roles(token_ids: ValueId) -> Roles {
+        Roles { token_ids, attention_mask: None, type_ids: None, positions: None }
+    }
+
     #[test]
     fn nothing_is_joined_to_a_text() {
         let mut graph = Graph::default();
         let token_ids = ids(&mut graph);
         let own = floats(&mut graph, "own", ["batch_size", "2", "seq_len", "3"]);
         let past = floats(&mut graph, "past_key_values.0.key", ["b", "2", "p", "3"]);
+        let both = vec![Dim::symbol("batch_size"), Dim::symbol("seq_len")];
+        let positions = graph.add_input("position_ids", Some(Info::new(DataType::I32, both)));
         let alone = graph.add_node("alone", Concat { axis: -2 }, &[past]);
         let joined = graph.add_node("joined", Concat { axis: 2 }, &[alone, own]);
         let sizes = graph.add_node("sizes", Shape { start: 0, end: None }, &[alone]);
-        graph.outputs = vec![joined, sizes];
+        let counted = graph.add_node("counted", Identity, &[positions]);
+        graph.outputs = vec![joined, sizes, counted];
         let past = inputs(&graph);
-        leave_out(&mut graph, &past, token_ids).unwrap();
+        let mut roles = Roles { positions: Some(positions), ..roles(token_ids) };
+        leave_out(&mut graph, &past, &mut roles).unwrap();
+        assert!(roles.positions.is_none());
         let names: Vec<&str> = graph.inputs.iter().map(|id| graph.value(*id).name.as_str()).collect();
         assert_eq!(names, ["input_ids", "own"]);
         let array = Array::new([1, 2, 1, 3], vec![1.0f32; 6]).unwrap();
         let given = [("input_ids", Array::new([1, 1], vec![7i64]).unwrap()), ("own", array.clone())];
         let given = given.map(|(name, array)| (name.to_owned(), array));
         let found = Session::with_threads(graph, None).unwrap().run(given).unwrap();
-        assert_eq!(found, [array, Array::vector(vec![1i64, 2, 0, 3])]);
+        let counted = Array::new([1, 1], vec![0i32]).unwrap();
+        assert_eq!(found, [array, Array::vector(vec![1i64, 2, 0, 3]), counted]);
     }
 
     #[test]
@@ -183,7 +219,7 @@ mod tests {
         };
         let read = [&own[..], &past, &sizes].concat();
         graph.outputs = vec![graph.add_node("attention", operator, &read)];
-        leave_out(&mut graph, &past, token_ids).unwrap();
+        leave_out(&mut graph, &past, &mut roles(token_ids)).unwrap();
         let array = |width: usize, values: &[f32]| Array::new([1, 2, width], values.to_vec()).unwrap();
         let given = [
             ("input_ids", Array::new([1, 2], vec![1i64, 2]).unwrap()),
@@ -208,7 +244,7 @@ mod tests {
                 assert_eq!(operator.name(), "Transpose");
                 graph.outputs = vec![graph.add_node("turned", operator, &[past])];
             }
-            leave_out(&mut graph, &[past], token_ids).unwrap_err()
+            leave_out(&mut graph, &[past], &mut roles(token_ids)).unwrap_err()
         };
         let (place, problem) = refused(Some(Transpose { order: None }), &["a", "b", "c", "d"]);
         assert_eq!(place, "node `turned` (Transpose)");

@@ -72,7 +72,7 @@ impl Layout {
     ///
     /// # Errors
     ///
-    /// When the caller has an instruction that has no place, or no room is left for a pair.
+    /// When the caller has an instruction that has no place, or no room is left for the texts.
     pub(super) fn prompt(
         &self,
         checkpoint: &Checkpoint,
@@ -95,7 +95,7 @@ impl Layout {
         let prompt = PairPrompt::new(tokenizer, [&template.prefix, &template.suffix], &pieces, instruction)?;
         let (fixed, max_length) = (prompt.fixed_tokens(tokenizer), tokenizer.max_length());
         if max_length <= fixed {
-            let problem = format!("what is around a pair alone is {fixed} tokens");
+            let problem = format!("the prompt alone is {fixed} tokens");
             return Err(checkpoint.invalid_option("max_length", max_length, problem));
         }
         Ok(Some(prompt))

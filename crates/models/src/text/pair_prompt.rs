@@ -14,6 +14,8 @@ pub(crate) struct PairPrompt {
     /// Up to the query, and between it and the document, which is the last.
     before_query: String,
     before_document: String,
+    /// Tokens of the two.
+    between: usize,
 }
 
 impl PairPrompt {
@@ -43,11 +45,18 @@ impl PairPrompt {
             }
         }
         let [before_query, before_document] = texts;
-        Ok(Self { prefix: ids(prefix)?, suffix: ids(suffix)?, before_query, before_document })
+        let between = ids(&before_query)?.len() + ids(&before_document)?.len();
+        let (prefix, suffix) = (ids(prefix)?, ids(suffix)?);
+        Ok(Self { prefix, suffix, before_query, before_document, between })
     }
 
-    /// Tokens that every pair has.
+    /// Tokens of a pair of empty texts, about: those of both texts may become one with those beside them.
     pub(crate) fn fixed_tokens(&self, tokenizer: &TextTokenizer) -> usize {
+        self.around(tokenizer) + self.between
+    }
+
+    /// Tokens that are never cut.
+    fn around(&self, tokenizer: &TextTokenizer) -> usize {
         self.prefix.len() + self.suffix.len() + tokenizer.special_tokens()
     }
 
@@ -70,9 +79,8 @@ impl PairPrompt {
         self.surround(tokenizer, index, pair)
     }
 
-    /// As many prompts as it takes to read all of the document. Each has what stands before it, of which the query is cut
-    /// where that is more than half of the room, and a part of the document, of which `overlap` tokens are those at the end
-    /// of the part before.
+    /// As many prompts as it takes to read all of the document. Each has the query, cut to half of the room that is left for
+    /// the two texts, and a part of the document, of which `overlap` tokens are those at the end of the part before.
     pub(crate) fn encode_windows(
         &self,
         tokenizer: &TextTokenizer,
@@ -87,18 +95,19 @@ impl PairPrompt {
         // With offsets, in bytes.
         let pair = tokenizer.tokenizer.encode(text, false);
         let pair = pair.map_err(|source| Error::Tokenize { index, source })?;
-        let room = self.room(tokenizer);
-        if pair.len() <= room {
-            return Ok(vec![self.surround(tokenizer, index, pair)?]);
-        }
-        // A token that reaches into the document is the document's.
+        // A token that reaches into a text is the text's.
         let until = |end: usize| pair.get_offsets().iter().take_while(|(_, last)| *last <= end).count();
-        let (with_query, start) = (until(query_end), until(document_start));
-        let between = start - with_query;
-        let query_tokens = with_query.min((room / 2).saturating_sub(between));
-        let mut before = part(&pair, 0..query_tokens);
-        before.merge_with(part(&pair, with_query..start), false);
-        let room = room.saturating_sub(before.len()).max(1);
+        let query_start = until(self.before_query.len());
+        let (query_end, start) = (until(query_end), until(document_start));
+        let fixed = query_start + (start - query_end);
+        let room = self.room(tokenizer);
+        if pair.len() <= room || fixed >= room {
+            return Ok(vec![self.encode(tokenizer, index, query, document)?]);
+        }
+        let query_tokens = (query_end - query_start).min((room - fixed) / 2);
+        let room = room - fixed - query_tokens;
+        let mut before = part(&pair, 0..query_start + query_tokens);
+        before.merge_with(part(&pair, query_end..start), false);
         let mut document = part(&pair, start..pair.len());
         document.truncate(room, overlap.min(room - 1), TruncationDirection::Right);
         let following = document.take_overflowing();
@@ -112,7 +121,7 @@ impl PairPrompt {
 
     /// Tokens of a pair that are read, without those that every pair has.
     fn room(&self, tokenizer: &TextTokenizer) -> usize {
-        tokenizer.max_length().saturating_sub(self.fixed_tokens(tokenizer))
+        tokenizer.max_length().saturating_sub(self.around(tokenizer))
     }
 
     /// The pair's tokens with the tokenizer's own special ones, then prefix and suffix.
@@ -147,7 +156,7 @@ mod tests {
     use crate::folder::FolderConfig;
     use crate::registry::PairTemplate;
 
-    const MAX_LENGTH: usize = 110;
+    const MAX_LENGTH: usize = 120;
 
     fn prompt(instruction: &str) -> (TextTokenizer, PairPrompt) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/heads/rerank-qwen3");
@@ -203,7 +212,9 @@ mod tests {
                     .iter()
                     .map(|window| {
                         let (before, part) = window.split_once("\n<Document>:").unwrap();
-                        assert!(before.starts_with("<Instruct>: \n<Query>: ") || query.len() > 1, "{before}");
+                        let part_of_query = before.strip_prefix("<Instruct>: \n<Query>: ").unwrap();
+                        assert!(!part_of_query.is_empty() && query.starts_with(part_of_query), "{before}");
+                        assert_eq!(part_of_query == query, query == "a", "{before}");
                         part
                     })
                     .collect();
