@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
+#[path = "heads/language_models.rs"]
+mod language_models;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 

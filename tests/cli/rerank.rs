@@ -92,6 +92,20 @@ fn long_documents_are_cut_or_read_in_windows() {
 }
 
 #[test]
+fn language_models_take_an_instruction() {
+    let score = |flags: &[&str]| {
+        let flags = [&["--weights", "onnx/model.onnx"], flags].concat();
+        field::<f32>(&run_with(&mut rerank("heads/rerank-qwen3", &flags), input()).ok(), "score")
+    };
+    let own = score(&[]);
+    assert_eq!(score(&["--activation", "sigmoid"]), own);
+    assert_ne!(score(&["--activation", "raw"]), own);
+    assert_ne!(score(&["--instruction", "Find the fox"]), own);
+    let refused = run_with(&mut rerank("heads/rerank-bert", &["--instruction", "any"]), input());
+    refused.fails(2, &["instruction any: the model takes none"]);
+}
+
+#[test]
 fn fields_pass_through() {
     let documents = DOCUMENTS.map(str::to_owned);
     let plain = field::<f32>(&run_with(&mut rerank("heads/rerank-bert", &[]), input()).ok(), "score");

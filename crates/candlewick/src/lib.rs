@@ -38,11 +38,11 @@ pub use candlewick_models::lexical::Language;
 pub use candlewick_models::source::{Progress, ProgressFn};
 pub use candlewick_models::{
     Attempt, Bm25Options, Embedding, EncoderInspection, Error, HybridEmbedding, HybridOutputs, HybridWeights,
-    InputSpec, Inspection, Kind, LateInteractionSpec, LoadOptions, Missing, ModelSpec, MultiVectorEmbedding,
-    Muvera, MuveraOptions, OnnxDialect, Prompts, Ranked, ReferenceFigures, ReferenceImage, Registry, Result,
-    ScoreActivation, ScoreOptions, SourceSpec, SparseEmbedding, SparseMethod, State, StemFn, Stemming,
-    StopWords, TokenPooling, TokenizeFn, ValueType, WeightsFormat, WeightsSize, WeightsSpec, inspect,
-    max_sim, max_sim_scores, rank, top_k,
+    InputSpec, Inspection, Kind, LateInteractionSpec, LoadOptions, LogitScoreSpec, Missing, ModelSpec,
+    MultiVectorEmbedding, Muvera, MuveraOptions, OnnxDialect, PairTemplate, Prompts, Ranked,
+    ReferenceFigures, ReferenceImage, Registry, Result, ScoreActivation, ScoreOptions, SourceSpec,
+    SparseEmbedding, SparseMethod, State, StemFn, Stemming, StopWords, TokenPooling, TokenizeFn, ValueType,
+    WeightsFormat, WeightsSize, WeightsSpec, inspect, max_sim, max_sim_scores, rank, top_k,
 };
 pub use embed_iter::EmbedIter;
 pub use hybrid_text_embedding::HybridTextEmbedding;

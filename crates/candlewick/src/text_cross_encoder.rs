@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candlewick_models::{Kind, Ranked, RerankModel, Result, ScoreOptions, rank};
+use candlewick_models::{Kind, Ranked, RerankModel, Result, ScoreActivation, ScoreOptions, rank};
 
 use crate::constructors::constructors;
 
@@ -36,13 +36,14 @@ constructors!(
     TextCrossEncoder,
     RerankModel,
     Kind::CrossEncoder,
-    "tokenizer.json, config.json and the weights of a sequence classifier."
+    "tokenizer.json, config.json and the weights of a sequence classifier, or the ONNX file of a reranking language model."
 );
 
 impl TextCrossEncoder {
-    /// The score of each document for a query, in input order: the raw logit of the first label, larger being better. No
+    /// The score of each document for a query, in input order: the raw logit of the first label, larger being better; of a
+    /// language model that is asked whether the document answers the query, as Qwen3-Reranker, how likely it says yes. No
     /// documents give no scores. An empty query and an empty document are texts like any other. What is too long is cut,
-    /// first from the longer of the two.
+    /// first from the longer of the two; in a language model's prompt, which stays whole, from the end of the pair.
     ///
     /// # Errors
     ///
@@ -106,7 +107,8 @@ impl TextCrossEncoder {
         self.model.scores(pairs, options)
     }
 
-    /// The raw logits of all labels of each pair, `[num_labels]` each, in input order.
+    /// The raw logits of all labels of each pair, `[num_labels]` each, in input order. A language model that answers yes or
+    /// no has one: the logit of "yes" less that of "no".
     ///
     /// # Errors
     ///
@@ -122,6 +124,12 @@ impl TextCrossEncoder {
     /// How many labels a pair has logits of: one, for a reranker.
     pub fn num_labels(&self) -> usize {
         self.model.num_labels()
+    }
+
+    /// What a score is made of the logits unless [`ScoreOptions::activation`] says: nothing, or the sigmoid of a language
+    /// model that answers yes or no.
+    pub fn activation(&self) -> ScoreActivation {
+        self.model.activation()
     }
 
     /// Tokens of a pair that are read, special tokens included.

@@ -98,9 +98,14 @@ pub(crate) struct RerankArgs {
     #[command(flatten, next_help_heading = "Model")]
     pub(crate) source: ModelArgs,
 
+    /// What documents are to be judged by, of models that take an instruction [default: the model's own]
+    #[arg(long, value_name = "TEXT", help_heading = "Scores")]
+    pub(crate) instruction: Option<String>,
+
     /// What a score is made of the model's logits: raw is the logit itself, the others are between 0 and 1
-    #[arg(long, value_name = "NAME", default_value = "raw", help_heading = "Scores")]
-    pub(crate) activation: ActivationArg,
+    /// [default: raw; sigmoid of a language model that answers yes or no]
+    #[arg(long, value_name = "NAME", help_heading = "Scores")]
+    pub(crate) activation: Option<ActivationArg>,
 
     /// The label whose logit is the score, counted from 0, of a model that has several
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Scores")]

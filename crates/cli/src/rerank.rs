@@ -31,7 +31,8 @@ pub(crate) fn run(mut args: RerankArgs) -> Result<()> {
     let bars = progress::bars_are_wanted(args.fetch.no_progress) && !data_is_on_screen;
     let texts = Texts::start(input, bars);
 
-    let load_options = place.options(&args.source, &args.compute, &args.fetch);
+    let mut load_options = place.options(&args.source, &args.compute, &args.fetch);
+    load_options.instruction.clone_from(&args.instruction);
     let by_id = TextCrossEncoder::load_with;
     let model = place.load(load_options, by_id, TextCrossEncoder::from_folder_with)?;
     let options = score_options(&args);
@@ -57,7 +58,8 @@ pub(crate) fn run(mut args: RerankArgs) -> Result<()> {
 }
 
 fn score_options(args: &RerankArgs) -> ScoreOptions {
-    let mut options = ScoreOptions::new().label(args.label).activation(match args.activation {
+    let mut options = ScoreOptions::new().label(args.label);
+    options.activation = args.activation.map(|activation| match activation {
         ActivationArg::Raw => ScoreActivation::Raw,
         ActivationArg::Sigmoid => ScoreActivation::Sigmoid,
         ActivationArg::Softmax => ScoreActivation::Softmax,

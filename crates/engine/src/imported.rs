@@ -6,6 +6,7 @@
 //! padding either; [`ImportPlan::unpacked_because`] says why.
 
 mod output;
+mod past;
 mod scalars;
 
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use self::output::choose_output;
+use self::output::{Output, choose_output};
 use self::scalars::{ScalarInput, ScalarPlan, Scalars};
 use crate::graph::{Array, DataType, Graph, Node, Problem, Session, ValueId};
 use crate::onnx::OnnxModel;
@@ -73,6 +74,11 @@ pub struct ImportOptions {
     pub first_token_attention: bool,
     /// Whether [some tokens of a sequence are not attended to](Batch::with_attended).
     pub partly_attended: bool,
+    /// Of a causal language model, whose output has a logit of each vocabulary entry for each token, only the logits of
+    /// these entries are wanted, in this order, and only those of each sequence's last token: of what comes next. All,
+    /// where there are none. What else the last linear layer would give is not computed; in a graph that does not run
+    /// packed there are the logits of all tokens, see [`ImportPlan::is_pooled`].
+    pub next_tokens: Vec<u32>,
 }
 
 /// What the scales of 8-bit inputs are of, in files that were quantised dynamically.
@@ -156,9 +162,17 @@ impl ImportPlan {
         let invalid =
             |place: String, problem: Problem| Error::InvalidOnnx { path: path.clone(), place, problem };
         let words = |(place, problem): (String, String)| invalid(place, Problem::new(problem));
-        let (roles, scalars) = roles(&graph).map_err(words)?;
+        let past = past::inputs(&graph);
+        let (mut roles, scalars) = roles(&graph, &past).map_err(words)?;
         packing::declare(&mut graph, &roles).map_err(|problem| invalid("inputs".to_owned(), problem))?;
         let in_file = |error| in_file(&path, error);
+        past::leave_out(&mut graph, &past, &mut roles).map_err(words)?;
+        if !options.next_tokens.is_empty() {
+            let Output { value, size, .. } = choose_output(&graph, options).map_err(words)?;
+            let kept = passes::keep_columns(&mut graph, value, size, &options.next_tokens).map_err(words)?;
+            graph.outputs = vec![kept];
+            crate::graph::passes::remove_dead_nodes(&mut graph);
+        }
         passes::fuse(&mut graph, options.precision, options.int8).map_err(in_file)?;
         let output = choose_output(&graph, options).map_err(words)?;
         let mut value = output.value;
@@ -175,7 +189,10 @@ impl ImportPlan {
                 let is_vocabulary_max = options.vocabulary_max
                     && layout == OutputLayout::Tokens
                     && passes::take_vocabulary_max(&mut graph, packing::CU_SEQLENS);
-                let is_pooled = layout == OutputLayout::Sequences || is_vocabulary_max;
+                let is_next_token = !options.next_tokens.is_empty()
+                    && layout == OutputLayout::Tokens
+                    && passes::take_last_tokens(&mut graph, packing::CU_SEQLENS);
+                let is_pooled = layout == OutputLayout::Sequences || is_vocabulary_max || is_next_token;
                 Ok(Self { hidden_size, is_pooled, is_vocabulary_max, has_mask, graph, scalars, padded: None })
             }
             Err(reason) => {
@@ -438,12 +455,12 @@ impl PaddedInputs {
     }
 }
 
-/// What the inputs are: told by the names that all exporters give them, or single numbers.
-fn roles(graph: &Graph) -> Result<(Roles, Vec<ScalarInput>), (String, String)> {
+/// What the inputs are, those of the `past` aside: told by the names that all exporters give them, or single numbers.
+fn roles(graph: &Graph, past: &[ValueId]) -> Result<(Roles, Vec<ScalarInput>), (String, String)> {
     let mut token_ids = None;
     let (mut attention_mask, mut type_ids, mut positions) = (None, None, None);
     let mut scalars = Vec::new();
-    for id in &graph.inputs {
+    for id in graph.inputs.iter().filter(|id| !past.contains(id)) {
         let role = match graph.value(*id).name.as_str() {
             "input_ids" => &mut token_ids,
             "attention_mask" => &mut attention_mask,

@@ -47,8 +47,9 @@ pub use multi_vector::{
 };
 pub use options::LoadOptions;
 pub use registry::{
-    InputSpec, Kind, LateInteractionSpec, Missing, ModelSpec, OnnxDialect, Prompts, ReferenceFigures,
-    ReferenceImage, Registry, SourceSpec, SparseMethod, State, WeightsFormat, WeightsSpec,
+    InputSpec, Kind, LateInteractionSpec, LogitScoreSpec, Missing, ModelSpec, OnnxDialect, PairTemplate,
+    Prompts, ReferenceFigures, ReferenceImage, Registry, SourceSpec, SparseMethod, State, WeightsFormat,
+    WeightsSpec,
 };
 pub use rerank::{Ranked, RerankModel, ScoreActivation, ScoreOptions, rank};
 pub use sparse::{

@@ -62,6 +62,8 @@ pub struct LoadOptions {
     pub top_k: Option<usize>,
     /// Of sparse embeddings, keep only values above this. Default: all, which are above 0.
     pub threshold: Option<f32>,
+    /// What a reranker that takes an instruction is told to judge documents by. Default: the model's own.
+    pub instruction: Option<String>,
     /// How BM25 splits and weighs. Default: as fastembed, English.
     pub bm25: Option<Bm25Options>,
     /// Of BM42, what weights are raised to: the less, the more alike they are; 0 or more. Default: 0.5.
@@ -73,7 +75,8 @@ pub struct LoadOptions {
     /// Read the weights at the first embedding instead of now. Files are fetched and configuration is
     /// checked now all the same.
     pub lazy_load: bool,
-    /// Whether `query_embed` and `passage_embed` put the model's prompts before texts. Default: yes.
+    /// Whether `query_embed` and `passage_embed` put the model's prompts before texts, and a reranker that is made of a
+    /// language model puts pairs into its own. Default: yes.
     pub prompts: bool,
 }
 
@@ -102,6 +105,7 @@ impl LoadOptions {
             dim: None,
             top_k: None,
             threshold: None,
+            instruction: None,
             bm25: None,
             bm42_alpha: None,
             minicoil: None,
@@ -177,6 +181,7 @@ setters! {
     dim: usize => Some(dim);
     top_k: usize => Some(top_k);
     threshold: f32 => Some(threshold);
+    instruction: impl Into<String> => Some(instruction.into());
     bm25: Bm25Options => Some(bm25);
     bm42_alpha: f64 => Some(bm42_alpha);
     minicoil: MiniCoilOptions => Some(minicoil);

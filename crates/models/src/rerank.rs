@@ -1,13 +1,16 @@
 //! A cross-encoder: a model that reads a query and a document together and says how well they fit.
 
+mod layout;
+
 use std::path::Path;
 
 use candlewick_engine::ImportOptions;
 
+use self::layout::Layout;
 use crate::checkpoint::Checkpoint;
 use crate::head::{ScoreConfig, ScoreHead};
 use crate::registry::{Kind, ModelSpec};
-use crate::text::Encoding;
+use crate::text::{Encoding, PairPrompt};
 use crate::text_model::{TextModel, fetch};
 use crate::{LoadOptions, Result, TextRole, multi_vector};
 
@@ -16,6 +19,9 @@ use crate::{LoadOptions, Result, TextRole, multi_vector};
 pub struct RerankModel {
     model: TextModel<ScoreHead>,
     num_labels: usize,
+    /// Where pairs are put into one.
+    prompt: Option<PairPrompt>,
+    activation: ScoreActivation,
 }
 
 /// What a score is made of a pair's logits.
@@ -42,8 +48,8 @@ pub enum ScoreActivation {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ScoreOptions {
-    /// What is made of the logits. Default: nothing, as the original models do.
-    pub activation: ScoreActivation,
+    /// What is made of the logits. Default: what the original makes of them, see [`RerankModel::activation`].
+    pub activation: Option<ScoreActivation>,
     /// Which label is the score. Default: the first.
     pub label: usize,
     /// Read documents that are too long whole, in parts that share this many tokens; the best part's score is the
@@ -60,7 +66,7 @@ impl ScoreOptions {
     /// Sets [`activation`](ScoreOptions::activation).
     #[must_use]
     pub fn activation(mut self, activation: ScoreActivation) -> Self {
-        self.activation = activation;
+        self.activation = Some(activation);
         self
     }
 
@@ -100,7 +106,8 @@ impl RerankModel {
         Self::open(&folder, Some(spec), options)
     }
 
-    /// Loads a folder: tokenizer.json, config.json and the weights of a sequence classifier.
+    /// Loads a folder: tokenizer.json, config.json and the weights of a sequence classifier; or of a language model that
+    /// is asked whether the document answers the query, as Qwen3-Reranker, in an ONNX file.
     ///
     /// # Errors
     ///
@@ -110,17 +117,28 @@ impl RerankModel {
     }
 
     fn open(folder: &Path, spec: Option<ModelSpec>, options: LoadOptions) -> Result<Self> {
-        let checkpoint = Checkpoint::open(folder, spec, options, ImportOptions::default())?;
-        let head = ScoreConfig::new(&checkpoint)?;
+        let layout = Layout::read(folder, spec.as_ref())?;
+        let mut import = ImportOptions::default();
+        import.next_tokens = layout.answers().to_vec();
+        let checkpoint = Checkpoint::open(folder, spec, options, import)?;
+        let head = match layout.answers() {
+            [] => ScoreConfig::new(&checkpoint)?,
+            answers => ScoreConfig::of_answers(&checkpoint, answers.len())?,
+        };
         let num_labels = head.num_labels();
         let mut model = TextModel::open(checkpoint, head)?;
         model.tokenizer.take_pairs();
+        let prompt = layout.prompt(&model.checkpoint, &model.tokenizer)?;
+        let activation = match layout.gives_probabilities() {
+            true => ScoreActivation::Sigmoid,
+            false => ScoreActivation::Raw,
+        };
         let special_tokens = model.tokenizer.pair_special_tokens();
-        if model.tokenizer.max_length() <= special_tokens {
+        if prompt.is_none() && model.tokenizer.max_length() <= special_tokens {
             let problem = format!("a pair's special tokens alone are {special_tokens}");
             return Err(model.checkpoint.invalid_option("max_length", model.tokenizer.max_length(), problem));
         }
-        Ok(Self { model, num_labels })
+        Ok(Self { model, num_labels, prompt, activation })
     }
 
     /// The registry's id, or the folder.
@@ -128,9 +146,16 @@ impl RerankModel {
         self.model.name()
     }
 
-    /// How many labels a pair has logits of: one, for a reranker.
+    /// How many labels a pair has logits of: one, for a reranker. Of a language model that answers yes or no, the one logit
+    /// is that of "yes" less that of "no", as sentence-transformers has it.
     pub fn num_labels(&self) -> usize {
         self.num_labels
+    }
+
+    /// What scores are made of logits unless [`ScoreOptions`] say: a language model's are probabilities, by the sigmoid,
+    /// which of the difference of two logits is the first's share of both; others are raw.
+    pub fn activation(&self) -> ScoreActivation {
+        self.activation
     }
 
     /// Tokens of a pair that are read, special tokens included.
@@ -165,7 +190,8 @@ impl RerankModel {
             let problem = format!("the model has {} labels, counted from 0", self.num_labels);
             return Err(self.model.checkpoint.invalid_option("label", options.label, problem));
         }
-        let score = |logits: &Vec<f32>| options.activation.score(logits, options.label);
+        let activation = options.activation.unwrap_or(self.activation);
+        let score = |logits: &Vec<f32>| activation.score(logits, options.label);
         match options.window_overlap {
             None => Ok(self.logits(pairs)?.iter().map(score).collect()),
             Some(overlap) => self.windowed(pairs, overlap, score),
@@ -186,7 +212,13 @@ impl RerankModel {
     }
 
     fn encode<Q: AsRef<str>, D: AsRef<str>>(&self) -> impl Fn(usize, &(Q, D)) -> Result<Encoding> {
-        |index, (query, document)| self.model.tokenizer.encode_pair(index, query.as_ref(), document.as_ref())
+        |index, (query, document)| {
+            let (tokenizer, query, document) = (&self.model.tokenizer, query.as_ref(), document.as_ref());
+            match &self.prompt {
+                Some(prompt) => prompt.encode(tokenizer, index, query, document),
+                None => tokenizer.encode_pair(index, query, document),
+            }
+        }
     }
 
     /// The best score of each pair's parts.
@@ -205,7 +237,11 @@ impl RerankModel {
         for (chunk, pairs) in pairs.chunks(WINDOWED_PAIRS).enumerate() {
             let encode = |offset: usize, (query, document): &(Q, D)| {
                 let index = chunk * WINDOWED_PAIRS + offset;
-                self.model.tokenizer.encode_windows(index, query.as_ref(), document.as_ref(), overlap)
+                let (tokenizer, query, document) = (&self.model.tokenizer, query.as_ref(), document.as_ref());
+                match &self.prompt {
+                    Some(prompt) => prompt.encode_windows(tokenizer, index, query, document, overlap),
+                    None => tokenizer.encode_windows(index, query, document, overlap),
+                }
             };
             let parts = self.model.pipeline().map(pairs, encode)?;
             let mut logits = self.model.run_sequences(&parts.concat(), TextRole::Plain)?.into_iter();

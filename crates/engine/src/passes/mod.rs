@@ -11,11 +11,13 @@ mod layer_norm;
 mod linear;
 mod microsoft;
 mod mlp;
+mod next_token;
 mod pattern;
 mod quantized;
 mod vocabulary_max;
 
 pub(crate) use activation::scaled_by;
+pub(crate) use next_token::{keep_columns, take_last_tokens};
 pub(crate) use pattern::Pattern;
 pub(crate) use vocabulary_max::take_vocabulary_max;
 

@@ -25,8 +25,8 @@ struct Transformers {
 }
 
 impl Kind {
-    /// The kind of the model in a folder; `None` where its files leave it open. A masked language model leaves it open:
-    /// SPLADE is one, and so is what many dense models are made of.
+    /// The kind of the model in a folder; `None` where its files leave it open. A language model leaves it open: SPLADE is a
+    /// masked one, Qwen3-Reranker a causal one, and so is what many dense models are made of.
     ///
     /// # Errors
     ///
@@ -65,6 +65,9 @@ impl Kind {
         if has_module("Pooling") {
             return Ok(Some(Kind::Dense));
         }
+        if has_module("LogitScore") {
+            return Ok(Some(Kind::CrossEncoder));
+        }
         let config: Option<Transformers> = read_json_if_there(&folder.join("config.json"))?;
         let classifies = |name: &String| name.ends_with("ForSequenceClassification");
         let is_classifier = config.unwrap_or_default().architectures.iter().any(classifies);
@@ -100,6 +103,7 @@ mod tests {
         };
         assert_eq!(module("sparse_encoder.models.SpladePooling"), Some(Kind::Sparse));
         assert_eq!(module("models.Pooling"), Some(Kind::Dense));
+        assert_eq!(module("cross_encoder.modules.LogitScore"), Some(Kind::CrossEncoder));
         assert_eq!(module("models.Normalize"), None);
         let architecture = |name: &str| {
             let config = format!(r#"{{"architectures": ["{name}"]}}"#);
@@ -132,6 +136,8 @@ mod tests {
             ("heads/bm42", Some(Kind::Sparse)),
             ("heads/rerank-bert", Some(Kind::CrossEncoder)),
             ("heads/rerank-xlm-roberta", Some(Kind::CrossEncoder)),
+            ("heads/rerank-qwen3", None),
+            ("heads/rerank-qwen3-seq-cls", Some(Kind::CrossEncoder)),
         ] {
             assert_eq!(Kind::of_folder(root.join(name)).unwrap(), expected, "{name}");
         }

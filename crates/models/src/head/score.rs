@@ -1,4 +1,5 @@
-//! Scores of a pair of texts: the labels of a sequence classifier, of which a reranker has one.
+//! Scores of a pair of texts: the labels of a sequence classifier, of which a reranker has one, or what a language model
+//! would answer.
 
 use candle_core::Tensor;
 use candlewick_engine::nn::{Activation, Linear, LinearConfig};
@@ -17,14 +18,24 @@ pub(crate) struct ScoreConfig {
     num_labels: usize,
     /// Names of the layers and what follows them; none where the graph has them.
     layers: Vec<(&'static str, Option<Activation>)>,
+    /// Of a causal language model.
+    answers: Option<Answers>,
 }
 
-/// Logits of labels from the first token of a sequence.
+/// What the graph of a causal language model gives: logits of the tokens that are its answers.
+#[derive(Clone, Copy, Debug)]
+struct Answers {
+    /// Whether the first is one's own and the second is to be subtracted.
+    has_opposite: bool,
+}
+
+/// Logits of labels from the first token of a sequence, or of a language model from its last.
 #[derive(Debug)]
 pub(crate) struct ScoreHead {
     /// Of the hidden states; `None` where the encoder gives one row per sequence already.
     pooling: Option<Pooling>,
     layers: Vec<Linear>,
+    answers: Option<Answers>,
 }
 
 impl ScoreConfig {
@@ -40,7 +51,7 @@ impl ScoreConfig {
         };
         match &checkpoint.backbone {
             Backbone::Imported { plan, .. } if plan.is_pooled() => {
-                Ok(Self { num_labels: plan.hidden_size(), layers: Vec::new() })
+                Ok(Self { num_labels: plan.hidden_size(), layers: Vec::new(), answers: None })
             }
             Backbone::Imported { .. } => {
                 unsupported("outputs", "no output has one row of labels for each pair of texts".into())
@@ -50,8 +61,29 @@ impl ScoreConfig {
                     let problem = format!("`{}` has no head for labels", config.architecture());
                     return unsupported("model_type", problem);
                 };
-                Ok(Self { num_labels: read_num_labels(checkpoint)?, layers })
+                Ok(Self { num_labels: read_num_labels(checkpoint)?, layers, answers: None })
             }
+        }
+    }
+
+    /// Of a causal language model whose answers are one token or two, the first of which says yes. The score is its
+    /// logit, or its logit less the other's, of which the sigmoid is its share of the two.
+    ///
+    /// # Errors
+    ///
+    /// When the model is no graph, of which only the answers' logits were asked for.
+    pub(crate) fn of_answers(checkpoint: &Checkpoint, answers: usize) -> Result<Self> {
+        match &checkpoint.backbone {
+            Backbone::Imported { plan, .. } if plan.hidden_size() == answers => Ok(Self {
+                num_labels: 1,
+                layers: Vec::new(),
+                answers: Some(Answers { has_opposite: answers == 2 }),
+            }),
+            _ => Err(Error::UnsupportedConfig {
+                path: checkpoint.backbone.file(&checkpoint.folder),
+                key: "architectures".into(),
+                problem: "causal language models are read from ONNX files only".into(),
+            }),
         }
     }
 
@@ -79,8 +111,9 @@ impl Head for ScoreHead {
                 layers.push(layer);
             }
         }
-        let pooling = (!checkpoint.backbone.is_pooled()).then_some(Pooling::Cls);
-        Ok(Self { pooling, layers })
+        let pooling = if config.answers.is_some() { Pooling::LastToken } else { Pooling::Cls };
+        let pooling = (!checkpoint.backbone.is_pooled()).then_some(pooling);
+        Ok(Self { pooling, layers, answers: config.answers })
     }
 
     /// One row of logits, `[num_labels]`, for each sequence.
@@ -92,6 +125,9 @@ impl Head for ScoreHead {
         let mut logits = super::pooled(self.pooling, hidden_states, batch)?;
         for layer in &self.layers {
             logits = layer.forward(&logits)?;
+        }
+        if self.answers.is_some_and(|answers| answers.has_opposite) {
+            logits = (logits.narrow(1, 0, 1)? - logits.narrow(1, 1, 1)?)?;
         }
         super::finite_rows(&logits)
     }

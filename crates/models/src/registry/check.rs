@@ -25,6 +25,7 @@ impl ModelSpec {
         if self.late_interaction.is_some() && self.kind != Kind::LateInteraction {
             return Err("late_interaction is of late-interaction models".into());
         }
+        self.check_pairs()?;
         self.check_weights()?;
         self.check_graphs()?;
         self.check_paths()?;
@@ -33,6 +34,17 @@ impl ModelSpec {
             if let Some(figures) = figures {
                 figures.check(self, key).map_err(|problem| format!("{key}: {problem}"))?;
             }
+        }
+        Ok(())
+    }
+
+    fn check_pairs(&self) -> Result {
+        let of_pairs = self.pair_template.is_some() || self.logit_score.is_some();
+        if of_pairs && self.kind != Kind::CrossEncoder {
+            return Err("pair_template and logit_score are of cross-encoders".into());
+        }
+        if let Some(template) = &self.pair_template {
+            template.pieces().map_err(|problem| format!("pair_template: {problem}"))?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! Which rows can be *loaded* is not stated in them: [`State`] follows from the code that is there.
 
 mod check;
+mod pairs;
 mod spec;
 mod state;
 
@@ -13,6 +14,8 @@ use std::sync::OnceLock;
 
 use serde::Deserialize;
 
+pub(crate) use pairs::Piece;
+pub use pairs::{LogitScoreSpec, PairTemplate};
 pub use spec::{
     InputSpec, Kind, LateInteractionSpec, ModelSpec, OnnxDialect, Prompts, ReferenceFigures, ReferenceImage,
     SourceSpec, SparseMethod, WeightsFormat, WeightsSpec,

@@ -1,5 +1,6 @@
 //! What a row of models.toml says; the file's header explains every key.
 
+use super::pairs::{LogitScoreSpec, PairTemplate};
 use super::state::State;
 use candlewick_engine::Pooling;
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,10 @@ pub struct ModelSpec {
     pub method: Option<SparseMethod>,
     /// Which tokens a late interaction model adds to texts, and which of them have vectors.
     pub late_interaction: Option<LateInteractionSpec>,
+    /// How a cross-encoder that is made of a language model is asked about a pair.
+    pub pair_template: Option<PairTemplate>,
+    /// Which of a causal language model's logits are a cross-encoder's score.
+    pub logit_score: Option<LogitScoreSpec>,
     /// Tokens of a text that are read, special tokens included; what is beyond is cut off.
     pub max_length: Option<usize>,
     /// How token states become one vector.

@@ -4,7 +4,7 @@
 //! padding is switched off: files often carry a fixed padding of their own, made for one use and wrong for
 //! any other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -27,9 +27,9 @@ use crate::{Error, Result};
 /// A tokenizer with its model's length limit.
 #[derive(Debug)]
 pub(crate) struct TextTokenizer {
-    tokenizer: Tokenizer,
+    pub(super) tokenizer: Tokenizer,
     max_length: usize,
-    truncates_left: bool,
+    pub(super) truncates_left: bool,
 }
 
 /// The tokens of one text.
@@ -192,6 +192,38 @@ impl From<tokenizers::Encoding> for Encoding {
         let type_ids = type_ids.iter().any(|&id| id != 0).then(|| type_ids.to_vec());
         Self { token_ids: encoding.get_ids().to_vec(), type_ids, attended: None }
     }
+}
+
+/// The ids of tokens in a tokenizer.json, which is not loaded as a tokenizer for that; `None` for one that it has not.
+pub(crate) fn find_tokens(path: &Path, tokens: &[&str]) -> Result<Vec<Option<u32>>> {
+    #[derive(Deserialize)]
+    struct Parts {
+        #[serde(default)]
+        added_tokens: Vec<Added>,
+        model: Vocabulary,
+    }
+    #[derive(Deserialize)]
+    struct Added {
+        id: u32,
+        content: String,
+    }
+    #[derive(Deserialize)]
+    struct Vocabulary {
+        vocab: Box<RawValue>,
+    }
+    let parts: Parts = read_json(path)?;
+    let vocab = parts.model.vocab.get();
+    // Unigram's is a list of tokens with their scores.
+    let vocab: HashMap<String, u32> = match serde_json::from_str::<Vec<(String, f64)>>(vocab) {
+        Ok(entries) => (0..).zip(entries).map(|(id, (token, _))| (token, id)).collect(),
+        Err(_) => serde_json::from_str(vocab)
+            .map_err(|source| Error::ParseJson { path: path.to_owned(), source })?,
+    };
+    let find = |token: &&str| {
+        let added = parts.added_tokens.iter().find(|added| added.content == *token).map(|added| added.id);
+        added.or_else(|| vocab.get(*token).copied())
+    };
+    Ok(tokens.iter().map(find).collect())
 }
 
 /// Reads tokenizer.json without the parts that encoding does not use. Leaving out the decoder is not thrift:

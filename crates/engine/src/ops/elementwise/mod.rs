@@ -8,7 +8,7 @@ pub(super) mod logic;
 pub(super) mod variadic;
 
 pub(crate) use arithmetic::{Arithmetic, Operation};
-pub(crate) use cast::cast;
+pub(crate) use cast::{Cast, cast};
 
 use super::broadcast;
 use crate::graph::{Array, DataType, Dim, Element, Info, Operands, Problem, problem};

@@ -16,8 +16,8 @@ pub(crate) use first_token::{FirstTokenAttention, PackedFirstTokenAttention};
 pub(crate) use layer_norm::LayerNorm;
 pub(crate) use linear::{Linear, Mlp, WeightLayout};
 pub(crate) use packed::{
-    CumSumSequences, DistanceTable, FirstTokens, PackedAttention, ReduceSequences, Reduction, RotaryTable,
-    RowsByPosition,
+    CumSumSequences, DistanceTable, FirstTokens, LastTokens, PackedAttention, ReduceSequences, Reduction,
+    RotaryTable, RowsByPosition,
 };
 pub(crate) use sizes::{CountOnes, PositionIds};
 pub(crate) use splade::VocabularyMax;

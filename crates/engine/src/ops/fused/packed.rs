@@ -141,22 +141,48 @@ impl Operator for FirstTokens {
     }
 
     fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
-        let x = inputs.get(0)?;
-        let sequences = sequences(x, inputs.get(1)?)?;
-        if sequences.iter().any(Range::is_empty) {
-            problem!("a sequence has no tokens");
-        }
-        let width: usize = x.shape()[2..].iter().product();
-        let shape = [&[sequences.len()], &x.shape()[2..]].concat();
-        Ok(vec![for_computed_type!(x.dtype(), T => {
-            let mut values: Vec<T> = Vec::with_capacity(sequences.len() * width);
-            let tokens = x.values::<T>()?;
-            for sequence in &sequences {
-                values.extend_from_slice(&tokens[sequence.start * width..][..width]);
-            }
-            Array::new(shape, values)?
-        })])
+        token_of_each(&inputs, |sequence| sequence.start)
     }
+}
+
+/// The last token of every sequence: `[1, total_tokens, ...]` and `cu_seqlens` to `[batch_size, ...]`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LastTokens;
+
+impl Operator for LastTokens {
+    fn name(&self) -> &str {
+        "LastTokens"
+    }
+
+    fn infer(&self, inputs: &Operands<&Info>) -> Result<Vec<Info>, Problem> {
+        Ok(vec![per_sequence(inputs.get(0)?, false)?])
+    }
+
+    fn run(&self, inputs: Operands<Array>) -> Result<Vec<Array>, Problem> {
+        token_of_each(&inputs, |sequence| sequence.end - 1)
+    }
+}
+
+/// One token of every sequence, none of which may be empty.
+fn token_of_each(
+    inputs: &Operands<Array>,
+    choose: impl Fn(&Range<usize>) -> usize,
+) -> Result<Vec<Array>, Problem> {
+    let x = inputs.get(0)?;
+    let sequences = sequences(x, inputs.get(1)?)?;
+    if sequences.iter().any(Range::is_empty) {
+        problem!("a sequence has no tokens");
+    }
+    let width: usize = x.shape()[2..].iter().product();
+    let shape = [&[sequences.len()], &x.shape()[2..]].concat();
+    Ok(vec![for_computed_type!(x.dtype(), T => {
+        let mut values: Vec<T> = Vec::with_capacity(sequences.len() * width);
+        let tokens = x.values::<T>()?;
+        for sequence in &sequences {
+            values.extend_from_slice(&tokens[choose(sequence) * width..][..width]);
+        }
+        Array::new(shape, values)?
+    })])
 }
 
 /// How the tokens of a sequence become one.
@@ -316,6 +342,7 @@ mod tests {
         assert_eq!(run(&reduce(Reduction::Sum), &[&x, &ends]).unwrap(), array(&[2, 2], &[4., 7., 7., 9.]));
         assert_eq!(run(&reduce(Reduction::Mean), &[&x, &ends]).unwrap(), array(&[2, 2], &[2., 3.5, 7., 9.]));
         assert_eq!(run(&FirstTokens, &[&x, &ends]).unwrap(), array(&[2, 2], &[1., 2., 7., 9.]));
+        assert_eq!(run(&LastTokens, &[&x, &ends]).unwrap(), array(&[2, 2], &[3., 5., 7., 9.]));
         let ids = Array::new([1, 3], vec![1i32, 1, 1]).unwrap();
         assert_eq!(
             run(&CumSumSequences, &[&ids, &ends]).unwrap(),
@@ -333,6 +360,7 @@ mod tests {
             assert!(run(&FirstTokens, &[&x, &Array::vector(ends)]).is_err());
         }
         assert!(run(&FirstTokens, &[&x, &Array::vector(vec![0i64, 0, 3])]).is_err());
+        assert!(run(&LastTokens, &[&x, &Array::vector(vec![0i64, 3, 3])]).is_err());
         let table = Array::new([2, 1], vec![0.0f32; 2]).unwrap();
         let problem = run(&RowsByPosition, &[&table, &Array::vector(vec![2i64])]).unwrap_err();
         assert_eq!(problem.to_string(), "a sequence of 3 tokens, of at most 2");

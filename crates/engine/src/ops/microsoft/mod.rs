@@ -17,6 +17,7 @@ pub(crate) use activation::{BiasActivation, Function};
 pub(super) use attention::Context;
 pub(crate) use attention::{Attention, SelfAttention};
 pub(crate) use embedding::{EmbedLayerNormalization, Embeddings, MaskIndex, Table};
+pub(crate) use group_query::GroupQueryAttention;
 pub(super) use matmul::Activation;
 
 pub(crate) use multi_head::MultiHeadAttention;

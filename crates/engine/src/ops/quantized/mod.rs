@@ -18,6 +18,7 @@ mod pool;
 pub(crate) use attention::QAttention;
 pub(crate) use embedding::QEmbedLayerNormalization;
 pub(crate) use linear::{DequantizeLinear, DynamicQuantizeLinear, QuantizeLinear};
+pub(crate) use nbits::MatMulNBits;
 
 use super::Entry;
 use crate::graph::{Array, DataType, Element, Problem, problem};
