@@ -3,7 +3,7 @@
 //! Three kinds of evidence. A fixture is a tiny checkpoint with its references, all committed: token ids must
 //! be equal, hidden states and embeddings within tolerance. A real model with committed references needs its
 //! weights, from the cache or a source. A registry row with published figures (`--all`) is compared as far as
-//! these go. Fixtures below `heads` are of sparse and late interaction models and of cross-encoders. Weights that cannot be had make a row `unavailable`, never `ok`.
+//! these go. Fixtures below `heads` are of sparse, late interaction and hybrid models and of cross-encoders. Weights that cannot be had make a row `unavailable`, never `ok`.
 //!
 //! Models with references are also run in the precisions below f32, which are no parity but a choice: their rows
 //! say how far from the original they are, and fail where that is farther than the precision promises.

@@ -34,7 +34,7 @@ constructors!(
     HybridModel,
     Kind::Hybrid,
     "tokenizer.json, config.json, the encoder's weights, and sparse_linear and colbert_linear beside them, as FlagEmbedding \
-     writes it."
+     writes it; or an ONNX graph that gives all three embeddings."
 );
 
 impl HybridTextEmbedding {
@@ -47,7 +47,7 @@ impl HybridTextEmbedding {
         self.model.embed(texts, TextRole::Plain)
     }
 
-    /// The embeddings that are wanted; what is left out is not computed.
+    /// The embeddings that are wanted; what is left out is not computed, unless a graph gives all.
     ///
     /// # Errors
     ///

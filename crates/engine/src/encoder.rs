@@ -18,4 +18,16 @@ pub trait TextEncoder: Send + Sync {
     ///
     /// When a token id or a length is out of range, or the device fails.
     fn forward(&self, batch: &Batch) -> Result<Tensor>;
+
+    /// What an imported graph gives that was loaded with several outputs, in their order, all of one run: each a matrix of
+    /// rows for tokens or for sequences. Other encoders have one output, their hidden states. Never empty.
+    ///
+    /// Where a graph has no row for the first token of a sequence, there is one of zeros.
+    ///
+    /// # Errors
+    ///
+    /// As [`forward`](Self::forward).
+    fn forward_outputs(&self, batch: &Batch) -> Result<Vec<Tensor>> {
+        Ok(vec![self.forward(batch)?])
+    }
 }

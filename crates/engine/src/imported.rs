@@ -6,8 +6,11 @@
 //! padding either; [`ImportPlan::unpacked_because`] says why.
 
 mod output;
+mod padded;
 mod past;
 mod scalars;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,20 +18,20 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use self::output::{Output, choose_output};
+use self::output::choose_outputs;
+use self::padded::Padded;
 use self::scalars::{ScalarInput, ScalarPlan, Scalars};
-use crate::graph::{Array, DataType, Graph, Node, Problem, Session, ValueId};
+use crate::graph::{Array, Graph, Problem, Session, ValueId};
 use crate::onnx::OnnxModel;
 use crate::ops::fused::FirstTokenAttention;
-use crate::ops::normalisation::BatchNormalization;
 use crate::packing::{self, OutputLayout, Roles};
 use crate::{Batch, Error, Precision, Result, TextEncoder, ThreadPool, onnx, passes};
 
 /// An ONNX file that is known to be a text encoder, and how it will run; its weights are not read yet.
 #[derive(Debug)]
 pub struct ImportPlan {
-    hidden_size: usize,
-    is_pooled: bool,
+    /// Never none.
+    outputs: Vec<OutputRows>,
     is_vocabulary_max: bool,
     has_mask: bool,
     graph: Graph,
@@ -40,8 +43,8 @@ pub struct ImportPlan {
 /// A text encoder from an ONNX file. Clones share the weights.
 #[derive(Clone, Debug)]
 pub struct ImportedEncoder {
-    hidden_size: usize,
-    is_pooled: bool,
+    /// Never none.
+    outputs: Arc<[OutputRows]>,
     session: Arc<Session>,
     scalars: Arc<Scalars>,
     /// What the session gets besides texts.
@@ -53,12 +56,38 @@ pub struct ImportedEncoder {
     padded: Option<Padded>,
 }
 
+/// An output of a graph: rows of numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputRows {
+    /// Its name in the file.
+    pub name: String,
+    /// What the rows are of.
+    pub layout: OutputLayout,
+    /// Numbers of a row.
+    pub size: usize,
+}
+
+/// An output of a graph, as far as is known before it is chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GraphOutput {
+    /// Its name in the file.
+    pub name: String,
+    /// What is known of its shape: `[batch_size, seq_len, 24]`.
+    pub shape: String,
+    /// Its rows, where its shape says what they are of.
+    pub rows: Option<OutputRows>,
+}
+
 /// What an encoder is loaded with.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct ImportOptions {
     /// Which output to take; by default the first with a row of numbers for each token, or else for each text.
     pub output: Option<String>,
+    /// Outputs that are computed together, in one run, and given in this order by
+    /// [`forward_outputs`](TextEncoder::forward_outputs). If there are some, what else is said here about an output is not
+    /// read.
+    pub outputs: Vec<String>,
     /// Values of inputs that are a single number, by name; a graph that has such inputs needs all of them. What is no
     /// value of an input's type is refused.
     pub inputs: BTreeMap<String, f64>,
@@ -107,39 +136,6 @@ impl std::str::FromStr for Int8Scales {
     }
 }
 
-/// How a graph runs that does not run packed.
-#[derive(Clone, Debug)]
-struct Padded {
-    /// Why it does not.
-    reason: String,
-    inputs: PaddedInputs,
-    /// Whether a text's result would depend on the other texts of its batch.
-    one_by_one: bool,
-}
-
-/// Names and types of the inputs of a padded graph.
-#[derive(Clone, Debug)]
-struct PaddedInputs {
-    token_ids: (String, DataType),
-    attention_mask: Option<(String, DataType)>,
-    type_ids: Option<(String, DataType)>,
-    positions: Option<(String, DataType)>,
-}
-
-/// Tokens that run at a time where a graph runs padded.
-const PADDED_TOKENS: usize = 4096;
-
-/// Operators of which [`mixes`] is always true.
-const MIXING: &[&str] =
-    &["DynamicQuantizeLinear", "DynamicQuantizeMatMul", "QAttention", "QEmbedLayerNormalization"];
-
-/// Whether a node's results for one text depend on the other texts of its batch.
-fn mixes(node: &Node) -> bool {
-    let takes_statistics =
-        node.operator::<BatchNormalization>().is_some_and(|operator| operator.momentum.is_some());
-    takes_statistics || MIXING.contains(&node.operator.name())
-}
-
 impl ImportPlan {
     /// [`onnx::read`], then [`ImportPlan::new`].
     ///
@@ -168,41 +164,75 @@ impl ImportPlan {
         let in_file = |error| in_file(&path, error);
         past::leave_out(&mut graph, &past, &mut roles).map_err(words)?;
         if !options.next_tokens.is_empty() {
-            let Output { value, size, .. } = choose_output(&graph, options).map_err(words)?;
-            let kept = passes::keep_columns(&mut graph, value, size, &options.next_tokens).map_err(words)?;
+            let logits = choose_outputs(&graph, &roles, options).map_err(words)?.swap_remove(0);
+            let (value, vocab_size) = (logits.value, logits.rows.size);
+            let kept =
+                passes::keep_columns(&mut graph, value, vocab_size, &options.next_tokens).map_err(words)?;
             graph.outputs = vec![kept];
             crate::graph::passes::remove_dead_nodes(&mut graph);
         }
         passes::fuse(&mut graph, options.precision, options.int8).map_err(in_file)?;
-        let output = choose_output(&graph, options).map_err(words)?;
-        let mut value = output.value;
-        if options.first_token_attention {
-            value = graph.add_node("attention of the first token", FirstTokenAttention, &[value]);
+        let chosen = choose_outputs(&graph, &roles, options).map_err(words)?;
+        let is_single = options.outputs.is_empty();
+        let (mut values, mut outputs) = (Vec::new(), Vec::new());
+        for output in chosen {
+            values.push(output.value);
+            outputs.push(output.rows);
         }
-        graph.outputs = vec![value];
+        if is_single && options.first_token_attention {
+            values = vec![graph.add_node("attention of the first token", FirstTokenAttention, &values)];
+        }
+        graph.outputs.clone_from(&values);
         crate::graph::passes::remove_dead_nodes(&mut graph);
         let scalars = ScalarPlan::split(&mut graph, scalars, options.inputs.clone()).map_err(in_file)?;
         scalars.check().map_err(|(name, problem)| words((format!("input `{name}`"), problem)))?;
-        let (hidden_size, has_mask) = (output.size, roles.attention_mask.is_some());
-        match packing::pack(&graph, &roles, value, options.precision, options.partly_attended) {
-            Ok((mut graph, layout)) => {
-                let is_vocabulary_max = options.vocabulary_max
-                    && layout == OutputLayout::Tokens
+        let has_mask = roles.attention_mask.is_some();
+        match packing::pack(&graph, &roles, &values, options.precision, options.partly_attended) {
+            Ok((mut graph, layouts)) => {
+                let is_vocabulary_max = is_single
+                    && options.vocabulary_max
+                    && layouts == [OutputLayout::Tokens]
                     && passes::take_vocabulary_max(&mut graph, packing::CU_SEQLENS);
                 let is_next_token = !options.next_tokens.is_empty()
-                    && layout == OutputLayout::Tokens
+                    && layouts == [OutputLayout::Tokens]
                     && passes::take_last_tokens(&mut graph, packing::CU_SEQLENS);
-                let is_pooled = layout == OutputLayout::Sequences || is_vocabulary_max || is_next_token;
-                Ok(Self { hidden_size, is_pooled, is_vocabulary_max, has_mask, graph, scalars, padded: None })
+                let is_taken_over = is_vocabulary_max || is_next_token;
+                for (rows, layout) in outputs.iter_mut().zip(layouts) {
+                    rows.layout = if is_taken_over { OutputLayout::Sequences } else { layout };
+                }
+                Ok(Self { outputs, is_vocabulary_max, has_mask, graph, scalars, padded: None })
             }
             Err(reason) => {
-                let one_by_one = graph.nodes.iter().any(mixes);
-                let padded = Padded { reason, inputs: PaddedInputs::new(&graph, &roles), one_by_one };
-                let is_pooled = output.is_pooled;
-                let (is_vocabulary_max, padded) = (false, Some(padded));
-                Ok(Self { hidden_size, is_pooled, is_vocabulary_max, has_mask, graph, scalars, padded })
+                let padded = Some(Padded::new(&graph, &roles, reason));
+                Ok(Self { outputs, is_vocabulary_max: false, has_mask, graph, scalars, padded })
             }
         }
+    }
+
+    /// All outputs of a file, to choose [some](ImportOptions::outputs).
+    ///
+    /// # Errors
+    ///
+    /// When the file is no text encoder for its inputs.
+    pub fn outputs_of(model: &OnnxModel) -> Result<Vec<GraphOutput>> {
+        let invalid = |place: String, problem: Problem| {
+            let path = model.path.clone();
+            Error::InvalidOnnx { path, place, problem }
+        };
+        let mut graph = model.graph.clone();
+        let (roles, _) = roles(&graph, &past::inputs(&graph))
+            .map_err(|(place, problem)| invalid(place, Problem::new(problem)))?;
+        packing::declare(&mut graph, &roles).map_err(|problem| invalid("inputs".to_owned(), problem))?;
+        let infos = graph.infer(&[]).map_err(|error| in_file(&model.path, error))?;
+        let output = |id: &ValueId| {
+            let shape = infos.get(*id).and_then(|info| info.shape.as_ref());
+            GraphOutput {
+                name: graph.value(*id).name.clone(),
+                shape: shape.map_or("[...]".to_owned(), |shape| format!("{shape:?}")),
+                rows: output::rows_of(&graph, &infos, *id),
+            }
+        };
+        Ok(graph.outputs.iter().map(output).collect())
     }
 
     /// Whether the encoder could have [these values](ImportedEncoder::with_inputs), as far as is known before the weights
@@ -215,14 +245,19 @@ impl ImportPlan {
         self.scalars.with(inputs).map(drop)
     }
 
-    /// Numbers of a row of the output.
-    pub fn hidden_size(&self) -> usize {
-        self.hidden_size
+    /// What is taken of the graph: one output, or [those that were asked for](ImportOptions::outputs).
+    pub fn outputs(&self) -> &[OutputRows] {
+        &self.outputs
     }
 
-    /// Whether the output has one row for each sequence instead of each token, because the graph pools by itself.
+    /// Numbers of a row of the first output.
+    pub fn hidden_size(&self) -> usize {
+        self.outputs[0].size
+    }
+
+    /// Whether the first output has one row for each sequence instead of each token, because the graph pools by itself.
     pub fn is_pooled(&self) -> bool {
-        self.is_pooled
+        self.outputs[0].layout == OutputLayout::Sequences
     }
 
     /// Whether the output has each sequence's largest numbers, because [they were asked for](ImportOptions::vocabulary_max)
@@ -255,20 +290,11 @@ impl ImportPlan {
         let session = Arc::new(Session::with_threads(self.graph.clone(), pool)?);
         let scalars = Arc::new(self.scalars.load(pool)?);
         let given = scalars.results(&BTreeMap::new())?;
-        let (hidden_size, is_pooled, padded) = (self.hidden_size, self.is_pooled, self.padded.clone());
+        let (outputs, padded) = (self.outputs.clone().into(), self.padded.clone());
         let has_input = |name: &str| self.graph.inputs.iter().any(|id| self.graph.value(*id).name == name);
         let partly_attended = padded.is_none() && has_input(packing::ATTENDED);
         let has_mask = self.has_mask;
-        Ok(ImportedEncoder {
-            hidden_size,
-            is_pooled,
-            session,
-            scalars,
-            given,
-            has_mask,
-            partly_attended,
-            padded,
-        })
+        Ok(ImportedEncoder { outputs, session, scalars, given, has_mask, partly_attended, padded })
     }
 }
 
@@ -292,10 +318,15 @@ impl ImportedEncoder {
         Ok(Self { given: self.scalars.results(inputs)?, ..self.clone() })
     }
 
+    /// What [`forward_outputs`](TextEncoder::forward_outputs) gives.
+    pub fn outputs(&self) -> &[OutputRows] {
+        &self.outputs
+    }
+
     /// Whether [`forward`](TextEncoder::forward) gives one row for each sequence instead of each token, because the
     /// graph pools by itself.
     pub fn is_pooled(&self) -> bool {
-        self.is_pooled
+        self.outputs[0].layout == OutputLayout::Sequences
     }
 
     /// Why the graph does not run packed, if it does not.
@@ -318,33 +349,55 @@ fn in_file(path: &Path, error: Error) -> Error {
 
 impl TextEncoder for ImportedEncoder {
     fn hidden_size(&self) -> usize {
-        self.hidden_size
+        self.outputs[0].size
     }
 
     fn forward(&self, batch: &Batch) -> Result<Tensor> {
-        let rows = if self.is_pooled { batch.batch_size() } else { batch.total_tokens() };
+        Ok(self.forward_outputs(batch)?.swap_remove(0))
+    }
+
+    fn forward_outputs(&self, batch: &Batch) -> Result<Vec<Tensor>> {
         if batch.attended().is_some() && self.padded.is_none() && self.has_mask && !self.partly_attended {
             let problem = "the encoder was not loaded for sequences of which not all is attended to".into();
             return Err(Error::InvalidBatch { problem });
         }
         let values = match &self.padded {
-            _ if batch.total_tokens() == 0 => vec![0.0; rows * self.hidden_size],
+            _ if batch.total_tokens() == 0 => {
+                self.outputs.iter().map(|rows| vec![0.0; rows.len(batch)]).collect()
+            }
             None => self.run_packed(batch)?,
-            Some(padded) => self.run_padded(padded, batch)?,
+            Some(padded) => padded.run(self, batch)?,
         };
-        Ok(Tensor::from_vec(values, (rows, self.hidden_size), &Device::Cpu)?)
+        let tensor = |(values, rows): (Vec<f32>, &OutputRows)| {
+            Ok(Tensor::from_vec(values, (rows.count(batch), rows.size), &Device::Cpu)?)
+        };
+        values.into_iter().zip(&*self.outputs).map(tensor).collect()
     }
 }
 
-fn first_floats(outputs: Vec<Array>) -> Result<Vec<f32>> {
-    let output = outputs.into_iter().next().expect("a session gives all outputs, and there is one");
+impl OutputRows {
+    /// How many rows there are of a batch.
+    fn count(&self, batch: &Batch) -> usize {
+        match self.layout {
+            OutputLayout::Tokens | OutputLayout::TokensButFirst => batch.total_tokens(),
+            OutputLayout::Sequences => batch.batch_size(),
+        }
+    }
+
+    fn len(&self, batch: &Batch) -> usize {
+        self.count(batch) * self.size
+    }
+}
+
+fn into_floats(output: Array, name: &str) -> Result<Vec<f32>> {
     output
         .into_floats()
-        .map_err(|problem| Error::GraphInput { input: "output".into(), problem: problem.to_string() })
+        .map_err(|problem| Error::GraphInput { input: name.to_owned(), problem: problem.to_string() })
 }
 
 impl ImportedEncoder {
-    fn run_packed(&self, batch: &Batch) -> Result<Vec<f32>> {
+    /// The values of each output.
+    fn run_packed(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
         let widen = |ids: &[u32]| ids.iter().map(|id| i64::from(*id)).collect::<Vec<_>>();
         let tokens = batch.total_tokens();
         let type_ids = batch.type_ids().map_or_else(|| vec![0; tokens], widen);
@@ -362,96 +415,21 @@ impl ImportedEncoder {
             (packing::ATTENDED.to_owned(), lengths)
         });
         let given = self.given.iter().cloned();
-        first_floats(self.session.run(texts.into_iter().chain(attended).chain(given))?)
-    }
-
-    /// Runs sequences of equal length together.
-    fn run_padded(&self, padded: &Padded, batch: &Batch) -> Result<Vec<f32>> {
-        let Padded { inputs, one_by_one, .. } = padded;
-        let sequences: Vec<_> = batch.sequences().collect();
-        let mut by_len: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (index, sequence) in sequences.iter().enumerate() {
-            by_len.entry(sequence.len()).or_default().push(index);
-        }
-        let width = self.hidden_size;
-        let rows = if self.is_pooled { sequences.len() } else { batch.total_tokens() };
-        let mut values = vec![0.0; rows * width];
-        for (seq_len, indices) in by_len {
-            let at_once = if *one_by_one { 1 } else { (PADDED_TOKENS / seq_len.max(1)).max(1) };
-            for indices in indices.chunks(at_once) {
-                let some: Vec<_> = indices.iter().map(|index| sequences[*index].clone()).collect();
-                let attended = indices.iter().map(|index| batch.attended().map(|all| all[*index] as usize));
-                let attended: Vec<usize> = attended.map(|length| length.unwrap_or(seq_len)).collect();
-                let texts = inputs.arrays(batch, &some, &attended, seq_len)?;
-                let given = texts.into_iter().chain(self.given.iter().cloned());
-                let output = first_floats(self.session.run(given)?)?;
-                let rows_each = if self.is_pooled { 1 } else { seq_len };
-                if output.len() != indices.len() * rows_each * width {
-                    let problem =
-                        format!("has {} values for {} rows", output.len(), indices.len() * rows_each);
-                    return Err(Error::GraphInput { input: "output".into(), problem });
-                }
-                for (place, index) in indices.iter().enumerate() {
-                    let from = place * rows_each * width..(place + 1) * rows_each * width;
-                    let first = if self.is_pooled { *index } else { sequences[*index].start };
-                    values[first * width..][..from.len()].copy_from_slice(&output[from]);
+        let found = self.session.run(texts.into_iter().chain(attended).chain(given))?;
+        let floats = |(found, rows): (Array, &OutputRows)| {
+            let mut values = into_floats(found, &rows.name)?;
+            if values.len() != rows.len(batch) {
+                let problem = format!("has {} values for {} rows", values.len(), rows.count(batch));
+                return Err(Error::GraphInput { input: rows.name.clone(), problem });
+            }
+            if rows.layout == OutputLayout::TokensButFirst {
+                for sequence in batch.sequences().filter(|sequence| !sequence.is_empty()) {
+                    values[sequence.start * rows.size..][..rows.size].fill(0.0);
                 }
             }
-        }
-        Ok(values)
-    }
-}
-
-impl PaddedInputs {
-    fn new(graph: &Graph, roles: &Roles) -> Self {
-        let input = |id: ValueId| {
-            let value = graph.value(id);
-            (value.name.clone(), value.declared_dtype())
+            Ok(values)
         };
-        Self {
-            token_ids: input(roles.token_ids),
-            attention_mask: roles.attention_mask.map(input),
-            type_ids: roles.type_ids.map(input),
-            positions: roles.positions.map(input),
-        }
-    }
-
-    /// The inputs for sequences of one length, of which the first tokens, `attended` of each, are attended to.
-    fn arrays(
-        &self,
-        batch: &Batch,
-        sequences: &[std::ops::Range<usize>],
-        attended: &[usize],
-        seq_len: usize,
-    ) -> Result<Vec<(String, Array)>> {
-        let gather = |ids: &[u32]| {
-            sequences
-                .iter()
-                .flat_map(|rows| ids[rows.clone()].iter().map(|id| i64::from(*id)))
-                .collect::<Vec<_>>()
-        };
-        let count = sequences.len() * seq_len;
-        let types = batch.type_ids().map_or_else(|| vec![0; count], gather);
-        let positions = (0..count).map(|index| (index % seq_len.max(1)) as i64).collect();
-        let ones = |length: usize| (0..seq_len).map(move |place| i64::from(place < length));
-        let mask = attended.iter().copied().flat_map(ones).collect();
-        let given = [
-            (Some(&self.token_ids), gather(batch.token_ids())),
-            (self.attention_mask.as_ref(), mask),
-            (self.type_ids.as_ref(), types),
-            (self.positions.as_ref(), positions),
-        ];
-        let mut arrays = Vec::new();
-        for (input, values) in given {
-            let Some((name, dtype)) = input else {
-                continue;
-            };
-            let shape = [sequences.len(), seq_len];
-            let array = Array::from_ints(*dtype, shape, values)
-                .map_err(|problem| Error::GraphInput { input: name.clone(), problem: problem.to_string() })?;
-            arrays.push((name.clone(), array));
-        }
-        Ok(arrays)
+        found.into_iter().zip(&*self.outputs).map(floats).collect()
     }
 }
 

@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::Device;
-use candlewick_engine::{ImportOptions, ImportPlan, TextEncoder, ThreadPool, Weights};
+use candlewick_engine::graph::Problem;
+use candlewick_engine::{
+    Batch, ImportOptions, ImportPlan, ImportedEncoder, OutputRows, TextEncoder, ThreadPool, Weights, onnx,
+};
 
 use crate::arch::{self, EncoderConfig};
 use crate::checkpoint::engine_error;
+use crate::hybrid::{self, WantedEmbeddings};
 use crate::registry::{InputSpec, ModelSpec, WeightsFormat};
 use crate::{Error, LoadOptions, Result, TextRole};
 
@@ -24,6 +28,8 @@ pub(crate) enum Backbone {
         path: PathBuf,
         plan: Box<ImportPlan>,
         inputs: ByRole<BTreeMap<String, f64>>,
+        /// Whether the outputs are a hybrid model's embeddings.
+        gives_embeddings: bool,
     },
 }
 
@@ -68,13 +74,15 @@ pub(crate) const CHECKPOINT_FILES: &[&str] = &[
 ];
 
 impl Backbone {
-    /// Reads config.json, or the graph, whichever the weights need.
+    /// Reads config.json, or the graph, whichever the weights need. `wanted` is what is taken of a graph that gives a
+    /// hybrid model's embeddings, if no output was named.
     pub(crate) fn read(
         name: &str,
         folder: &Path,
         spec: Option<&ModelSpec>,
         options: &LoadOptions,
         mut import: ImportOptions,
+        wanted: Option<WantedEmbeddings>,
     ) -> Result<Self> {
         let Some(path) = onnx_file(folder, spec, options) else {
             let input = options.inputs.iter().next().map(|(input, value)| format!("{input}={value}"));
@@ -96,11 +104,34 @@ impl Backbone {
         import.precision = options.precision;
         import.int8 = options.int8;
         let engine_error = |source| engine_error(name, source);
-        let plan = ImportPlan::read(&path, &import).map_err(engine_error)?;
+        let model = onnx::read(&path).map_err(engine_error)?;
+        if let Some(wanted) = wanted.filter(|_| import.output.is_none()) {
+            let outputs = ImportPlan::outputs_of(&model).map_err(engine_error)?;
+            import.outputs = hybrid::embeddings(&path, &outputs, wanted)?;
+        }
+        let plan = ImportPlan::new(model, &import).map_err(engine_error)?;
         for role in [TextRole::Query, TextRole::Passage] {
             plan.check_inputs(inputs.get(role)).map_err(engine_error)?;
         }
-        Ok(Self::Imported { path, plan: Box::new(plan), inputs })
+        let gives_embeddings = !import.outputs.is_empty();
+        Ok(Self::Imported { path, plan: Box::new(plan), inputs, gives_embeddings })
+    }
+
+    /// Whether a folder without a row has a graph that gives all that is `wanted`, and no output is named.
+    pub(crate) fn gives_embeddings(
+        folder: &Path,
+        options: &LoadOptions,
+        wanted: WantedEmbeddings,
+    ) -> Result<bool> {
+        let path = onnx_file(folder, None, options).filter(|path| options.output.is_none() && path.is_file());
+        let Some(path) = path else {
+            return Ok(false);
+        };
+        // What is wrong with a file is said by the model that is then loaded.
+        let Ok(outputs) = onnx::read(&path).and_then(|model| ImportPlan::outputs_of(&model)) else {
+            return Ok(false);
+        };
+        Ok(!hybrid::embeddings(&path, &outputs, wanted)?.is_empty())
     }
 
     /// The architecture's name; a graph has none.
@@ -116,6 +147,14 @@ impl Backbone {
         match self {
             Self::Native(config) => config.hidden_size(),
             Self::Imported { plan, .. } => plan.hidden_size(),
+        }
+    }
+
+    /// The outputs of a graph that gives a hybrid model's embeddings: those that were wanted.
+    pub(crate) fn embeddings(&self) -> Option<&[OutputRows]> {
+        match self {
+            Self::Imported { plan, gives_embeddings: true, .. } => Some(plan.outputs()),
+            _ => None,
         }
     }
 
@@ -161,8 +200,11 @@ impl Backbone {
                 let encoder: Arc<dyn TextEncoder> = config.load(weights, device)?.into();
                 Ok(ByRole { plain: encoder.clone(), query: encoder.clone(), passage: encoder })
             }
-            Self::Imported { plan, inputs, .. } => {
+            Self::Imported { path, plan, inputs, gives_embeddings } => {
                 let encoder = plan.load(Some(pool))?;
+                if *gives_embeddings {
+                    check_finite(path, &encoder)?;
+                }
                 let plain: Arc<dyn TextEncoder> = Arc::new(encoder.clone());
                 let with =
                     |given: &BTreeMap<String, f64>| -> candlewick_engine::Result<Arc<dyn TextEncoder>> {
@@ -179,6 +221,23 @@ impl Backbone {
             }
         }
     }
+}
+
+/// Layers behind the encoder that hold what is no number would be found by the first text, in all three embeddings at once:
+/// two tokens tell which.
+fn check_finite(path: &Path, encoder: &ImportedEncoder) -> candlewick_engine::Result<()> {
+    let batch = Batch::from_sequences([[0, 0].as_slice()])?;
+    for (values, rows) in encoder.forward_outputs(&batch)?.iter().zip(encoder.outputs()) {
+        let values = values.flatten_all()?.to_vec1::<f32>()?;
+        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+            return Err(candlewick_engine::Error::InvalidOnnx {
+                path: path.to_owned(),
+                place: format!("output `{}`", rows.name),
+                problem: Problem::new(format!("it is {value} for a text of two tokens")),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// What a graph is given for each role: what its row says and, for texts that are neither queries nor passages, the

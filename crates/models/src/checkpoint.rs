@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::backbone::{Backbone, CHECKPOINT_FILES};
 use crate::folder::FolderConfig;
+use crate::hybrid::WantedEmbeddings;
 use crate::json::{file_missing, read_json};
 use crate::registry::ModelSpec;
 use crate::{Error, LoadOptions, Result, TextRole};
@@ -37,9 +38,24 @@ impl Checkpoint {
         options: LoadOptions,
         import: ImportOptions,
     ) -> Result<Self> {
+        Self::open_with(folder, spec, options, import, None)
+    }
+
+    /// [`open`](Self::open) for a model that takes embeddings of a graph that gives a hybrid model's.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open), and when the graph does not give what is wanted.
+    pub(crate) fn open_with(
+        folder: &Path,
+        spec: Option<ModelSpec>,
+        options: LoadOptions,
+        import: ImportOptions,
+        wanted: Option<WantedEmbeddings>,
+    ) -> Result<Self> {
         let name = spec.as_ref().map_or_else(|| folder.display().to_string(), |spec| spec.id.clone());
         let folder_config = FolderConfig::read(folder)?;
-        let backbone = Backbone::read(&name, folder, spec.as_ref(), &options, import)?;
+        let backbone = Backbone::read(&name, folder, spec.as_ref(), &options, import, wanted)?;
         if let (Some(spec), Some(architecture)) = (&spec, backbone.architecture()) {
             check_row(spec, &backbone.file(folder), "architecture", spec.architecture.clone(), architecture)?;
         }

@@ -6,6 +6,7 @@ use candlewick_engine::{ImportOptions, TextEncoder};
 
 use crate::checkpoint::{Checkpoint, engine_error};
 use crate::head::{DenseConfig, DenseHead};
+use crate::hybrid::{HybridOutputs, WantedEmbeddings};
 use crate::registry::{Kind, ModelSpec};
 use crate::text::{Encoding, pack};
 use crate::text_model::{TextModel, fetch};
@@ -56,7 +57,10 @@ impl DenseModel {
     }
 
     fn open(folder: &Path, spec: Option<ModelSpec>, options: LoadOptions) -> Result<Self> {
-        let checkpoint = Checkpoint::open(folder, spec, options, ImportOptions::default())?;
+        let are_needed = spec.as_ref().is_some_and(|spec| spec.kind == Kind::Hybrid);
+        let wanted = WantedEmbeddings { outputs: HybridOutputs::DENSE, are_needed };
+        let import = ImportOptions::default();
+        let checkpoint = Checkpoint::open_with(folder, spec, options, import, Some(wanted))?;
         let head = DenseConfig::new(&checkpoint)?;
         let dim = head.dim();
         Ok(Self { model: TextModel::open(checkpoint, head)?, dim })

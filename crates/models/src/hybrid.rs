@@ -9,6 +9,7 @@ use std::path::Path;
 use candlewick_engine::ImportOptions;
 use serde::Serialize;
 
+use crate::backbone::Backbone;
 use crate::checkpoint::Checkpoint;
 use crate::folder::special_token;
 use crate::head::{HybridConfig, HybridHead};
@@ -17,6 +18,10 @@ use crate::registry::{Kind, ModelSpec};
 use crate::sparse::SparseEmbedding;
 use crate::text_model::{TextModel, fetch};
 use crate::{Embedding, Error, LoadOptions, Result, TextRole};
+
+mod graph;
+
+pub(crate) use graph::{WantedEmbeddings, embeddings};
 
 /// A loaded hybrid model.
 #[derive(Debug)]
@@ -65,7 +70,9 @@ impl HybridOutputs {
     /// All three.
     pub const ALL: Self = Self { dense: true, sparse: true, multi_vector: true };
 
+    pub(crate) const DENSE: Self = Self { dense: true, sparse: false, multi_vector: false };
     pub(crate) const SPARSE: Self = Self { dense: false, sparse: true, multi_vector: false };
+    pub(crate) const MULTI_VECTOR: Self = Self { dense: false, sparse: false, multi_vector: true };
 }
 
 impl Default for HybridOutputs {
@@ -94,7 +101,8 @@ impl HybridModel {
     }
 
     /// Loads a folder as FlagEmbedding writes it: an encoder, with sparse_linear.pt and colbert_linear.pt (or the same as
-    /// `.safetensors`) beside it. The encoder may be an ONNX graph that gives hidden states.
+    /// `.safetensors`) beside it. The encoder may be an ONNX graph that gives hidden states; one that gives the three
+    /// embeddings themselves needs no such files.
     ///
     /// # Errors
     ///
@@ -110,7 +118,8 @@ impl HybridModel {
         options: LoadOptions,
         outputs: HybridOutputs,
     ) -> Result<Self> {
-        let checkpoint = Checkpoint::open(folder, spec, options, ImportOptions::default())?;
+        let wanted = Some(WantedEmbeddings { outputs, are_needed: true });
+        let checkpoint = Checkpoint::open_with(folder, spec, options, ImportOptions::default(), wanted)?;
         let head = HybridConfig::new(&checkpoint, outputs)?;
         let (dim, multi_vector_dim) = (head.dim(), head.multi_vector_dim());
         let model = TextModel::open(checkpoint, head)?;
@@ -120,6 +129,12 @@ impl HybridModel {
             skipped_ids.extend(model.tokenizer.token_id(named.as_deref().unwrap_or(usual)));
         }
         Ok(Self { model, skipped_ids, dim, multi_vector_dim })
+    }
+
+    /// Whether a folder's encoder is a graph that gives the three embeddings, and no output is named by the options.
+    pub(crate) fn is_graph(folder: &Path, options: &LoadOptions) -> Result<bool> {
+        let wanted = WantedEmbeddings { outputs: HybridOutputs::ALL, are_needed: false };
+        Backbone::gives_embeddings(folder, options, wanted)
     }
 
     /// The registry's id, or the folder.
@@ -151,7 +166,8 @@ impl HybridModel {
         self.embed_some(texts, role, HybridOutputs::ALL)
     }
 
-    /// [`embed`](Self::embed) without the outputs that `outputs` leaves out: they are not computed.
+    /// [`embed`](Self::embed) without the outputs that `outputs` leaves out: they are not computed, unless a graph gives
+    /// all.
     ///
     /// # Errors
     ///
@@ -164,8 +180,8 @@ impl HybridModel {
     ) -> Result<Vec<HybridEmbedding>> {
         let encode = self.model.encode(role);
         let bytes = |text: &S| text.as_ref().len();
-        let mut embeddings = self.model.run_with(texts, role, bytes, encode, |head, states, batch| {
-            head.forward_some(outputs, &self.skipped_ids, states, batch)
+        let mut embeddings = self.model.run_outputs(texts, role, bytes, encode, |head, found, batch| {
+            head.forward_some(outputs, &self.skipped_ids, found, batch)
         })?;
         let options = &self.model.checkpoint.options;
         for sparse in embeddings.iter_mut().filter_map(|embedding| embedding.sparse.as_mut()) {

@@ -135,18 +135,32 @@ impl<H: Head> TextModel<H> {
         encode: impl Fn(usize, &T) -> Result<Encoding> + Sync,
         forward: impl Fn(&H, &Tensor, &Batch) -> candlewick_engine::Result<Vec<Option<R>>> + Sync,
     ) -> Result<Vec<R>> {
+        self.run_outputs(items, role, bytes, encode, |head, outputs, batch| {
+            forward(head, hidden_states(outputs), batch)
+        })
+    }
+
+    /// [`run_with`](Self::run_with) where the head reads all outputs of the encoder.
+    pub(crate) fn run_outputs<T: Sync, R: Send>(
+        &self,
+        items: &[T],
+        role: TextRole,
+        bytes: impl Fn(&T) -> usize,
+        encode: impl Fn(usize, &T) -> Result<Encoding> + Sync,
+        forward: impl Fn(&H, &[Tensor], &Batch) -> candlewick_engine::Result<Vec<Option<R>>> + Sync,
+    ) -> Result<Vec<R>> {
         if items.is_empty() {
             return Ok(Vec::new());
         }
         let network = self.network()?;
-        let head = |states: &_, batch: &_| forward(&network.head, states, batch);
+        let head = |outputs: &[Tensor], batch: &_| forward(&network.head, outputs, batch);
         self.pipeline().run(items, bytes, encode, network.encoders.get(role).as_ref(), head)
     }
 
     /// One result per sequence of tokens, in input order.
     pub(crate) fn run_sequences(&self, sequences: &[Encoding], role: TextRole) -> Result<Vec<H::Output>> {
         let network = self.network()?;
-        let head = |states: &_, batch: &_| network.head.forward(states, batch);
+        let head = |outputs: &[Tensor], batch: &_| network.head.forward(hidden_states(outputs), batch);
         self.pipeline().run_sequences(sequences, 0, network.encoders.get(role).as_ref(), &head)
     }
 
@@ -191,6 +205,11 @@ impl<H: std::fmt::Debug> std::fmt::Debug for Network<H> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Network").field("head", &self.head).finish_non_exhaustive()
     }
+}
+
+/// The one output that most encoders have.
+fn hidden_states(outputs: &[Tensor]) -> &Tensor {
+    outputs.first().expect("an encoder has an output")
 }
 
 /// Reads `files`, those of the checkpoint, with the threads of `pool`.

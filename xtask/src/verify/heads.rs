@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow, bail};
 use candlewick::{Error, Int8Scales, LoadOptions, Precision};
 use candlewick_models::{
-    LateInteractionModel, RerankModel, ScoreOptions, SparseEmbedding, SparseModel, TextRole,
+    HybridEmbedding, HybridModel, LateInteractionModel, RerankModel, ScoreOptions, SparseEmbedding,
+    SparseModel, TextRole,
 };
 use serde::Deserialize;
 
@@ -159,6 +160,7 @@ impl Fixture {
                 let roles = [(TextRole::Passage, "document_"), (TextRole::Query, "query_")];
                 self.compare_sparse(reference, options, &roles, bounds)
             }
+            () if reference.has("colbert_rows") => self.compare_hybrid(reference, options),
             () if reference.has("indices") && !reference.has("embeddings") => {
                 let roles = [(TextRole::Passage, ""), (TextRole::Query, "")];
                 self.compare_sparse(reference, options, &roles, bounds)
@@ -213,6 +215,39 @@ impl Fixture {
                 embeddings.iter().flat_map(|embedding| embedding.rows().map(<[f32]>::to_vec)).collect();
             worst.merge(agreement(&found, &reference.rows(&format!("{prefix}_rows"))?));
         }
+        Ok(worst)
+    }
+
+    fn compare_hybrid(&self, reference: &Tensors, options: LoadOptions) -> Result<Agreement> {
+        let model = HybridModel::from_folder(&self.folder, options)?;
+        let texts: Vec<String> = self.texts("texts.json")?;
+        let embeddings = model.embed(&texts, TextRole::Plain)?;
+        for (text, together) in texts.iter().zip(&embeddings) {
+            if model.embed(&[text], TextRole::Plain)?[0] != *together {
+                bail!("a text's embeddings depend on its batch");
+            }
+        }
+        let (mut dense, mut rows, mut ends) = (Vec::new(), Vec::new(), vec![0]);
+        let mut worst = Agreement { max_abs: 0.0, min_cosine: 1.0 };
+        for (embedding, expected) in embeddings.into_iter().zip(reference.sparse("")?) {
+            let HybridEmbedding { dense: Some(vector), sparse: Some(sparse), multi_vector: Some(vectors) } =
+                embedding
+            else {
+                bail!("an embedding is missing");
+            };
+            if sparse.indices != expected.indices {
+                bail!("indices {:?}, the original's are {:?}", sparse.indices, expected.indices);
+            }
+            worst.merge(dense_agreement(&sparse, &expected));
+            dense.push(vector);
+            rows.extend(vectors.rows().map(<[f32]>::to_vec));
+            ends.push(rows.len() as u32);
+        }
+        if ends != reference.integers("colbert_cu_rows")? {
+            bail!("texts have other numbers of vectors than the original's");
+        }
+        worst.merge(agreement(&dense, &reference.rows("embeddings")?));
+        worst.merge(agreement(&rows, &reference.rows("colbert_rows")?));
         Ok(worst)
     }
 

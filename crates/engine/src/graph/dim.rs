@@ -73,6 +73,38 @@ impl Dim {
         self.factor == 1 && symbol.starts_with("min(") && symbol.ends_with(&format!(",{size})"))
     }
 
+    /// How many are left of `self`, which is a size, without some: none if there are fewer.
+    pub fn without(&self, some: i64) -> Self {
+        match (self.known(), self.name()) {
+            (Some(size), _) => size.saturating_sub(some).max(0).into(),
+            (None, Some(name)) => Self::symbol(&format!("max({name} - {some}, 0)")),
+            (None, None) => Self::unknown(),
+        }
+    }
+
+    /// What it stands for, if it is a symbol that somebody named: what is left of what is left... would be text that grows.
+    fn name(&self) -> Option<&str> {
+        match self.symbols.as_slice() {
+            [symbol] if self.factor == 1 && self.is_named() && !symbol.contains('(') => Some(symbol),
+            _ => None,
+        }
+    }
+
+    /// The same where it is certain not to be negative, because nothing can be of such a size.
+    pub fn as_size(&self) -> Self {
+        if self.is_size() {
+            return self.clone();
+        }
+        let difference = |symbol: &Arc<str>| {
+            let words = symbol.strip_prefix(SIGNED)?;
+            words.contains(" - ").then(|| Self::symbol(&format!("max({words}, 0)")))
+        };
+        match self.symbols.as_slice() {
+            [symbol] if self.factor == 1 => difference(symbol).unwrap_or_else(Self::unknown),
+            _ => Self::unknown(),
+        }
+    }
+
     /// Whether it is certainly not negative.
     pub fn is_size(&self) -> bool {
         self.factor >= 0 && !self.symbols.iter().any(|symbol| symbol.starts_with(SIGNED))
@@ -148,6 +180,10 @@ impl Dim {
         }
         if other.is(0) {
             return self.clone();
+        }
+        let (sum, number) = if other.known().is_some() { (self, other) } else { (other, self) };
+        if let (Some(name), Some(less @ ..0)) = (sum.name(), number.known()) {
+            return Self::symbol(&format!("{SIGNED}{name} - {}", less.unsigned_abs()));
         }
         match self.factor.checked_add(other.factor) {
             Some(0) if self.symbols == other.symbols => 0i64.into(),
@@ -297,5 +333,27 @@ mod tests {
         assert_eq!(seq.limited(512), seq.limited(512));
         assert_eq!(Dim::from(600i64).limited(512), 512i64.into());
         assert_eq!(seq.limited(512).limited(100).symbols[0].chars().next(), Some('?'));
+    }
+
+    #[test]
+    fn what_is_left_of_a_size_is_a_size() {
+        let (batch, seq) = (Dim::symbol("batch"), Dim::symbol("seq"));
+        assert_eq!(seq.without(1), seq.without(1));
+        assert!(
+            seq.without(1) != seq.without(2) && seq.without(1) != batch.without(1) && seq.without(1) != seq
+        );
+        assert!(seq.without(1).is_size() && seq.without(1).is_named());
+        assert_eq!((Dim::from(5i64).without(2), Dim::from(1i64).without(2)), (3i64.into(), 0i64.into()));
+        for other in [seq.without(1), seq.times(&batch), seq.times(&2i64.into()), Dim::unknown()] {
+            assert_ne!(other.without(1), other.without(1), "nothing is known");
+        }
+        let less = seq.plus(&(-1i64).into());
+        assert!(less == Dim::from(-1i64).plus(&seq) && less != seq.without(1));
+        assert!(!less.is_size() && !less.is_named());
+        assert_eq!(less.as_size(), seq.without(1));
+        assert_eq!(seq.as_size(), seq);
+        for other in [Dim::unknown_int(), seq.negated(), less.negated(), less.plus(&(-1i64).into())] {
+            assert_ne!(other.as_size(), other.as_size(), "nothing is known");
+        }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use super::but_first::{self, TOKENS_BUT_FIRST, seq_len_but_first};
 use super::evaluate::evaluate;
 use super::operators::Fill;
 use super::{Packer, Reason, axes, batch_size, positions, seq_len};
@@ -24,6 +25,8 @@ pub(super) enum Layout {
     /// `[1, total_tokens, ...]` for `[batch_size, seq_len, ...]`. Broadcast: further dimensions may be 1 where the padded
     /// ones are not, because nobody who can be broadcast needs to see them expanded.
     Tokens { is_broadcast: bool },
+    /// `[1, total_tokens, ...]` for `[batch_size, seq_len - 1, ...]`, where the rows of first tokens are of no meaning.
+    TokensButFirst { is_broadcast: bool },
     /// `[total_tokens, ...]` for `[batch_size * seq_len, ...]`.
     Flat,
     /// `[batch_size, ...]`, as in the padded graph.
@@ -36,8 +39,11 @@ impl fmt::Display for Layout {
             Self::Constant => "the same for all texts",
             Self::Tokens { is_broadcast: false } => "one row for each token",
             Self::Sequences { is_broadcast: false } => "one row for each sequence",
+            Self::TokensButFirst { is_broadcast: false } => "one row for each token but the first",
             Self::Flat => "one flat row for each token",
-            Self::Tokens { is_broadcast: true } | Self::Sequences { is_broadcast: true } => "not expanded",
+            Self::Tokens { is_broadcast: true }
+            | Self::TokensButFirst { is_broadcast: true }
+            | Self::Sequences { is_broadcast: true } => "not expanded",
         })
     }
 }
@@ -47,18 +53,24 @@ impl Layout {
     pub(super) fn num_axes(self) -> usize {
         match self {
             Self::Constant => 0,
-            Self::Tokens { .. } => 2,
+            Self::Tokens { .. } | Self::TokensButFirst { .. } => 2,
             Self::Flat | Self::Sequences { .. } => 1,
         }
     }
 
     fn is_broadcast(self) -> bool {
-        matches!(self, Self::Tokens { is_broadcast: true } | Self::Sequences { is_broadcast: true })
+        matches!(
+            self,
+            Self::Tokens { is_broadcast: true }
+                | Self::TokensButFirst { is_broadcast: true }
+                | Self::Sequences { is_broadcast: true }
+        )
     }
 
     fn with_broadcast(self, is_broadcast: bool) -> Self {
         match self {
             Self::Tokens { .. } => Self::Tokens { is_broadcast },
+            Self::TokensButFirst { .. } => Self::TokensButFirst { is_broadcast },
             Self::Sequences { .. } => Self::Sequences { is_broadcast },
             other => other,
         }
@@ -176,7 +188,11 @@ pub(super) fn pack_node(packer: &mut Packer, node: &Node) -> Result<Vec<Packed>,
         return reduce(packer, node);
     }
     match name {
-        "Slice" | "Split" => cut(packer, node, 1),
+        "Slice" => match but_first::pack_slice(packer, node) {
+            Some(packed) => Ok(one(packed)),
+            None => cut(packer, node, 1),
+        },
+        "Split" => cut(packer, node, 1),
         "Concat" => cut(packer, node, node.inputs.len()),
         "Gather" => gather(packer, node),
         "GatherElements" => gather_equal(packer, node).map(one),
@@ -204,6 +220,9 @@ pub(super) fn is_in_place(shape: &[Dim], layout: Layout) -> bool {
     match (layout, shape) {
         (Layout::Constant, _) => true,
         (Layout::Tokens { .. }, [batch, seq, ..]) => *batch == batch_size() && *seq == seq_len(),
+        (Layout::TokensButFirst { .. }, [batch, seq, ..]) => {
+            *batch == batch_size() && *seq == seq_len_but_first()
+        }
         (Layout::Flat, [tokens, ..]) => *tokens == batch_size().times(&seq_len()),
         (Layout::Sequences { .. }, [batch, ..]) => *batch == batch_size(),
         _ => false,
@@ -341,6 +360,11 @@ fn reshape(packer: &mut Packer, node: &Node) -> Result<Packed, Reason> {
         (TOKENS | Layout::Flat, [batch, seq, rest @ ..]) if *batch == batch_size() && *seq == seq_len() => {
             ([vec![1, -1], sizes(rest)?].concat(), TOKENS)
         }
+        (TOKENS_BUT_FIRST, [batch, seq, rest @ ..])
+            if *batch == batch_size() && *seq == seq_len_but_first() =>
+        {
+            ([vec![1, -1], sizes(rest)?].concat(), TOKENS_BUT_FIRST)
+        }
         (TOKENS | Layout::Flat, [tokens, rest @ ..]) if *tokens == batch_size().times(&seq_len()) => {
             ([vec![-1], sizes(rest)?].concat(), Layout::Flat)
         }
@@ -405,7 +429,7 @@ fn reduce(packer: &mut Packer, node: &Node) -> Result<Vec<Packed>, Reason> {
     let (x, layout) = packer.packed(id)?;
     let from = known_shape(packer, id)?;
     let reduce: &Reduce = node.operator().ok_or("it is no reduction")?;
-    if axes::along(packer, node, from.len())? != [1] || layout.num_axes() != 2 {
+    if axes::along(packer, node, from.len())? != [1] || !matches!(layout, Layout::Tokens { .. }) {
         return cut(packer, node, 1);
     }
     let reduction = match reduce.reduction {

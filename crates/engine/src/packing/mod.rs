@@ -12,6 +12,7 @@
 
 mod attention;
 mod axes;
+pub(crate) mod but_first;
 mod evaluate;
 mod first_token;
 mod layout;
@@ -57,17 +58,21 @@ pub(crate) const CU_SEQLENS: &str = "cu_seqlens";
 /// Only of graphs that were packed for sequences of which not all is attended to.
 pub(crate) const ATTENDED: &str = "attended";
 
-/// What a packed graph gives.
+/// What the rows of a graph's output are of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OutputLayout {
-    /// One row per token, `[1, total_tokens, hidden_size]`.
+pub enum OutputLayout {
+    /// One row per token: `[batch_size, seq_len, size]` in the file, `[1, total_tokens, size]` packed.
     Tokens,
-    /// One row per sequence, `[batch_size, dim]`.
+    /// One row per token but the first of each sequence: `[batch_size, seq_len - 1, size]` in the file. Packed there are as
+    /// many rows as tokens, and those of first tokens mean nothing.
+    TokensButFirst,
+    /// One row per sequence, `[batch_size, size]`.
     Sequences,
 }
 
-/// The graph that computes `output`, over packed sequences. If they are `partly_attended`, it has an input that says how
-/// many of each sequence's first tokens are attended to: what is 1 in the file's own mask, which must have no other use.
+/// The graph that computes `outputs` in one run, over packed sequences, and how they lie. If sequences are
+/// `partly_attended`, it has an input that says how many of each sequence's first tokens are attended to: what is 1 in the
+/// file's own mask, which must have no other use.
 ///
 /// # Errors
 ///
@@ -75,10 +80,10 @@ pub(crate) enum OutputLayout {
 pub(crate) fn pack(
     graph: &Graph,
     roles: &Roles,
-    output: ValueId,
+    outputs: &[ValueId],
     precision: Precision,
     partly_attended: bool,
-) -> Result<(Graph, OutputLayout), String> {
+) -> Result<(Graph, Vec<OutputLayout>), String> {
     let infos = graph.infer(&[]).map_err(|error| error.to_string())?;
     let mut packer = Packer::new(graph, &infos, roles, precision);
     if let Some(mask) = roles.attention_mask.filter(|_| partly_attended) {
@@ -87,16 +92,25 @@ pub(crate) fn pack(
     for node in &graph.nodes {
         packer.node(node);
     }
-    let (id, layout) = packer.packed(output).map_err(|reason| reason.words)?;
-    let layout = match layout {
-        Layout::Tokens { is_broadcast: false } => OutputLayout::Tokens,
-        Layout::Sequences { is_broadcast: false } => OutputLayout::Sequences,
-        other => return Err(format!("the output is {other}")),
-    };
+    let (mut ids, mut layouts) = (Vec::new(), Vec::new());
+    for output in outputs {
+        let (id, layout) = packer.packed(*output).map_err(|reason| reason.words)?;
+        ids.push(id);
+        layouts.push(output_layout(layout).ok_or_else(|| format!("the output is {layout}"))?);
+    }
     let mut packed = packer.packed;
-    packed.outputs = vec![id];
+    packed.outputs = ids;
     crate::graph::passes::remove_dead_nodes(&mut packed);
-    Ok((packed, layout))
+    Ok((packed, layouts))
+}
+
+fn output_layout(layout: Layout) -> Option<OutputLayout> {
+    match layout {
+        Layout::Tokens { is_broadcast: false } => Some(OutputLayout::Tokens),
+        Layout::TokensButFirst { is_broadcast: false } => Some(OutputLayout::TokensButFirst),
+        Layout::Sequences { is_broadcast: false } => Some(OutputLayout::Sequences),
+        _ => None,
+    }
 }
 
 /// The longest sequence that has a row in every table of positions of a packed graph, if it has such tables.
@@ -451,11 +465,11 @@ fn is_position_rows(shape: &[Dim]) -> bool {
     layout::is_by_position(shape) || shape.first() == Some(&seq_len())
 }
 
-fn batch_size() -> Dim {
+pub(crate) fn batch_size() -> Dim {
     Dim::symbol("batch_size")
 }
 
-fn seq_len() -> Dim {
+pub(crate) fn seq_len() -> Dim {
     Dim::symbol("seq_len")
 }
 

@@ -54,7 +54,8 @@ impl DenseConfig {
         Ok(Self {
             // sentence-transformers' own defaults for a folder that does not say.
             pooling: (!backbone.is_pooled()).then(|| pooling.unwrap_or(Pooling::Mean)),
-            normalize: normalize.unwrap_or(false),
+            // A hybrid model's vectors are at unit length.
+            normalize: normalize.unwrap_or(backbone.embeddings().is_some()),
             projections: modules.projections,
             truncated: options.dim,
             full_dim,

@@ -1,9 +1,9 @@
-//! The three heads of BGE-M3 over the same hidden states.
+//! The three heads of BGE-M3 over the same hidden states, or what a graph makes of these itself.
 
 use std::collections::HashSet;
 
 use candle_core::Tensor;
-use candlewick_engine::{Batch, Weights};
+use candlewick_engine::{Batch, OutputRows, Weights};
 
 use super::{
     DenseConfig, DenseHead, MultiVectorConfig, MultiVectorHead, TokenWeightsConfig, TokenWeightsHead,
@@ -25,9 +25,16 @@ pub(crate) struct HybridConfig {
 /// The heads that a model has.
 #[derive(Debug)]
 pub(crate) struct HybridHead {
-    dense: Option<DenseHead>,
-    sparse: Option<TokenWeightsHead>,
-    multi_vector: Option<MultiVectorHead>,
+    dense: Option<Part<DenseHead>>,
+    sparse: Option<Part<TokenWeightsHead>>,
+    multi_vector: Option<Part<MultiVectorHead>>,
+}
+
+/// A head, and which of the encoder's outputs it reads.
+#[derive(Debug)]
+struct Part<H> {
+    head: H,
+    output: usize,
 }
 
 impl HybridConfig {
@@ -37,13 +44,22 @@ impl HybridConfig {
     ///
     /// When the file of one is missing or broken, or does not fit the encoder.
     pub(crate) fn new(checkpoint: &Checkpoint, outputs: HybridOutputs) -> Result<Self> {
-        super::check_has_tokens(checkpoint)?;
+        let of_row = checkpoint.spec.as_ref().and_then(|spec| spec.normalize);
+        let normalize = checkpoint.options.normalize.or(of_row).unwrap_or(true);
+        let of_graph = checkpoint.backbone.embeddings();
+        if of_graph.is_none() {
+            super::check_has_tokens(checkpoint)?;
+        }
         let multi_vector = || {
-            let path = need_layer_file(&checkpoint.folder, "colbert_linear")?;
-            let projections = vec![read_layer(&path, &checkpoint.name)?];
-            let of_row = checkpoint.spec.as_ref().and_then(|spec| spec.normalize);
-            let normalize = checkpoint.options.normalize.or(of_row).unwrap_or(true);
-            Ok(MultiVectorConfig::new(checkpoint, projections, None, normalize)?.skipping_first(true))
+            let config = match of_graph.and_then(<[OutputRows]>::last) {
+                Some(rows) => MultiVectorConfig::of_graph(checkpoint, rows.size, normalize)?,
+                None => {
+                    let path = need_layer_file(&checkpoint.folder, "colbert_linear")?;
+                    let projections = vec![read_layer(&path, &checkpoint.name)?];
+                    MultiVectorConfig::new(checkpoint, projections, None, normalize)?
+                }
+            };
+            Ok(config.skipping_first(true))
         };
         Ok(Self {
             dense: outputs.dense.then(|| DenseConfig::new(checkpoint)).transpose()?,
@@ -73,10 +89,14 @@ impl Head for HybridHead {
         let sparse = sparse.as_ref().map(|config| TokenWeightsHead::load(config, checkpoint, weights));
         let multi_vector = multi_vector.as_ref();
         let multi_vector = multi_vector.map(|config| MultiVectorHead::load(config, checkpoint, weights));
+        // A graph gives an output for each head, in this order; all heads read the same hidden states otherwise.
+        let is_graph = checkpoint.backbone.embeddings().is_some();
+        let of_sparse = usize::from(is_graph && dense.is_some());
+        let of_multi_vector = of_sparse + usize::from(is_graph && sparse.is_some());
         Ok(Self {
-            dense: dense.transpose()?,
-            sparse: sparse.transpose()?,
-            multi_vector: multi_vector.transpose()?,
+            dense: Part::new(dense, 0)?,
+            sparse: Part::new(sparse, of_sparse)?,
+            multi_vector: Part::new(multi_vector, of_multi_vector)?,
         })
     }
 
@@ -85,26 +105,26 @@ impl Head for HybridHead {
         hidden_states: &Tensor,
         batch: &Batch,
     ) -> candlewick_engine::Result<Vec<Option<HybridEmbedding>>> {
-        self.forward_some(HybridOutputs::ALL, &HashSet::new(), hidden_states, batch)
+        self.forward_some(HybridOutputs::ALL, &HashSet::new(), std::slice::from_ref(hidden_states), batch)
     }
 }
 
 impl HybridHead {
-    /// [`forward`](Head::forward) of some heads; tokens of `skipped_ids` have no weights.
+    /// [`forward`](Head::forward) of some heads, from all that the encoder gives; tokens of `skipped_ids` have no weights.
     pub(crate) fn forward_some(
         &self,
         outputs: HybridOutputs,
         skipped_ids: &HashSet<u32>,
-        hidden_states: &Tensor,
+        found: &[Tensor],
         batch: &Batch,
     ) -> candlewick_engine::Result<Vec<Option<HybridEmbedding>>> {
         let dense = self.dense.as_ref().filter(|_| outputs.dense);
-        let dense = dense.map(|head| head.forward(hidden_states, batch)).transpose()?;
+        let dense = dense.map(|part| part.head.forward(part.rows(found), batch)).transpose()?;
         let sparse = self.sparse.as_ref().filter(|_| outputs.sparse);
-        let sparse =
-            sparse.map(|head| head.forward_without(skipped_ids, hidden_states, batch)).transpose()?;
+        let sparse = sparse.map(|part| part.head.forward_without(skipped_ids, part.rows(found), batch));
+        let sparse = sparse.transpose()?;
         let multi_vector = self.multi_vector.as_ref().filter(|_| outputs.multi_vector);
-        let multi_vector = multi_vector.map(|head| head.forward(hidden_states, batch)).transpose()?;
+        let multi_vector = multi_vector.map(|part| part.head.forward(part.rows(found), batch)).transpose()?;
         let (mut dense, mut sparse, mut multi_vector) = (parts(dense), parts(sparse), parts(multi_vector));
         let embedding = |_| {
             // All are taken before any is looked at, or they would be of different texts from then on.
@@ -112,6 +132,16 @@ impl HybridHead {
             Some(HybridEmbedding { dense: dense?, sparse: sparse?, multi_vector: multi_vector? })
         };
         Ok((0..batch.batch_size()).map(embedding).collect())
+    }
+}
+
+impl<H> Part<H> {
+    fn new(head: Option<Result<H>>, output: usize) -> Result<Option<Self>> {
+        head.map(|head| Ok(Self { head: head?, output })).transpose()
+    }
+
+    fn rows<'a>(&self, found: &'a [Tensor]) -> &'a Tensor {
+        found.get(self.output).expect("the graph was loaded with an output for each head")
     }
 }
 

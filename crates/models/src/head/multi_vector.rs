@@ -57,6 +57,16 @@ impl MultiVectorConfig {
         Ok(Self { dim, normalize, projections, has_linear: linear_dim.is_some(), skips_first: false })
     }
 
+    /// Vectors of `dim` numbers that a graph gives.
+    ///
+    /// # Errors
+    ///
+    /// When the row says something else.
+    pub(crate) fn of_graph(checkpoint: &Checkpoint, dim: usize, normalize: bool) -> Result<Self> {
+        checkpoint.check_fact("dim", checkpoint.spec.as_ref().and_then(|spec| spec.dim), dim)?;
+        Ok(Self { dim, normalize, projections: Vec::new(), has_linear: false, skips_first: false })
+    }
+
     /// Gives the first token of a text no vector if `skips_first`.
     pub(crate) fn skipping_first(self, skips_first: bool) -> Self {
         Self { skips_first, ..self }

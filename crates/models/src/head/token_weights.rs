@@ -28,13 +28,16 @@ pub(crate) struct TokenWeightsHead {
 }
 
 impl TokenWeightsConfig {
-    /// What the folder's sparse_linear says.
+    /// What the folder's sparse_linear says, unless a graph gives the weights.
     ///
     /// # Errors
     ///
     /// When it is missing or broken, or takes something else than the encoder gives.
     pub(crate) fn new(checkpoint: &Checkpoint) -> Result<Self> {
         let backbone = &checkpoint.backbone;
+        if backbone.embeddings().is_some() {
+            return Ok(Self { linear: None });
+        }
         super::check_has_tokens(checkpoint)?;
         if backbone.architecture().is_none() && backbone.hidden_size() == 1 {
             return Ok(Self { linear: None });

@@ -2,12 +2,13 @@
 //! config_sentence_transformers.json says.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 
 use crate::checkpoint::Checkpoint;
 use crate::folder::{Projection, layer_file, need_layer_file, read_layer, read_projection, special_token};
+use crate::hybrid::{HybridOutputs, WantedEmbeddings};
 use crate::json::read_json_if_there;
 use crate::registry::{Kind, LateInteractionSpec, ModelSpec};
 use crate::text::{Encoding, TextTokenizer};
@@ -19,8 +20,8 @@ pub(super) enum Layout {
     Row(LateInteractionSpec),
     ColBert(ColBertMetadata),
     PyLate(PyLateConfig),
-    /// BGE-M3: no markers, a layer in this file, and no vector for the first token.
-    BgeM3(PathBuf),
+    /// BGE-M3: no markers, a layer in a file unless a graph has it, and no vector for the first token.
+    BgeM3,
     /// Nothing: texts are as the tokenizer makes them.
     Plain,
 }
@@ -96,7 +97,7 @@ impl Layout {
             return Ok(Self::Row(row));
         }
         if spec.is_some_and(|spec| spec.kind == Kind::Hybrid) {
-            return Ok(Self::BgeM3(need_layer_file(folder, "colbert_linear")?));
+            return Ok(Self::BgeM3);
         }
         let path = folder.join("config_sentence_transformers.json");
         let config: Option<serde_json::Map<String, serde_json::Value>> = read_json_if_there(&path)?;
@@ -116,7 +117,15 @@ impl Layout {
         if let Some(metadata) = read_json_if_there(&folder.join("artifact.metadata"))? {
             return Ok(Self::ColBert(metadata));
         }
-        Ok(layer_file(folder, "colbert_linear").map_or(Self::Plain, Self::BgeM3))
+        Ok(layer_file(folder, "colbert_linear").map_or(Self::Plain, |_| Self::BgeM3))
+    }
+
+    /// Which embeddings are taken of a graph that gives a hybrid model's; `None` where something else says what a model's
+    /// vectors are.
+    pub(super) fn wanted_embeddings(&self, spec: Option<&ModelSpec>) -> Option<WantedEmbeddings> {
+        let are_needed = spec.is_some_and(|spec| spec.kind == Kind::Hybrid);
+        let wanted = WantedEmbeddings { outputs: HybridOutputs::MULTI_VECTOR, are_needed };
+        matches!(self, Self::BgeM3 | Self::Plain).then_some(wanted)
     }
 
     /// Whether vectors are normalised unless something else is said.
@@ -126,7 +135,7 @@ impl Layout {
 
     /// Whether the first token has no vector.
     pub(super) fn skips_first(&self) -> bool {
-        matches!(self, Self::BgeM3(_))
+        matches!(self, Self::BgeM3)
     }
 
     /// Whether queries are filled up with tokens to which no token attends.
@@ -135,7 +144,7 @@ impl Layout {
             Self::Row(row) => row.query_length.is_some() && !row.attend_to_filling,
             Self::ColBert(metadata) => !metadata.attend_to_mask_tokens,
             Self::PyLate(config) => config.do_query_expansion && !config.attend_to_expansion_tokens,
-            Self::BgeM3(_) | Self::Plain => false,
+            Self::BgeM3 | Self::Plain => false,
         }
     }
 
@@ -149,7 +158,7 @@ impl Layout {
                 query: config.query_length.min(max_length) - 1,
                 document: requested.unwrap_or(config.document_length).min(max_length).saturating_sub(1),
             },
-            Self::BgeM3(_) | Self::Plain => both(max_length),
+            Self::BgeM3 | Self::Plain => both(max_length),
         }
     }
 
@@ -162,7 +171,11 @@ impl Layout {
         let mut projections = Vec::new();
         match self {
             Self::ColBert(metadata) => return Ok((projections, Some(metadata.dim))),
-            Self::BgeM3(path) => return Ok((vec![read_layer(path, &checkpoint.name)?], None)),
+            Self::BgeM3 if checkpoint.backbone.embeddings().is_some() => return Ok((projections, None)),
+            Self::BgeM3 => {
+                let path = need_layer_file(&checkpoint.folder, "colbert_linear")?;
+                return Ok((vec![read_layer(&path, &checkpoint.name)?], None));
+            }
             Self::Row(_) if checkpoint.folder_config.modules.is_none() => {
                 return Ok((projections, checkpoint.spec.as_ref().and_then(|spec| spec.dim)));
             }
@@ -242,7 +255,7 @@ impl Layout {
                 layout.skipped_ids =
                     config.skiplist_words.iter().map(|word| id(word)).collect::<Result<_>>()?;
             }
-            Self::BgeM3(_) | Self::Plain => {}
+            Self::BgeM3 | Self::Plain => {}
         }
         layout.check(checkpoint, &path)?;
         Ok(layout)

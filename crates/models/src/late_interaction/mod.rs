@@ -40,7 +40,7 @@ impl LateInteractionModel {
     }
 
     /// Loads a folder as ColBERT (artifact.metadata), PyLate (config_sentence_transformers.json) or FlagEmbedding
-    /// (colbert_linear.pt) writes it. Of another folder, every token has its hidden state, without markers.
+    /// (colbert_linear.pt) writes it, or with a graph that gives BGE-M3's embeddings. Of another folder, every token has its hidden state, without markers.
     ///
     /// # Errors
     ///
@@ -51,9 +51,13 @@ impl LateInteractionModel {
 
     fn open(folder: &Path, spec: Option<ModelSpec>, options: LoadOptions) -> Result<Self> {
         let mut import = ImportOptions::default();
-        let layout = Layout::read(folder, spec.as_ref())?;
+        let mut layout = Layout::read(folder, spec.as_ref())?;
+        let wanted = layout.wanted_embeddings(spec.as_ref());
         import.partly_attended = layout.leaves_filling_unattended();
-        let mut checkpoint = Checkpoint::open(folder, spec, options, import)?;
+        let mut checkpoint = Checkpoint::open_with(folder, spec, options, import, wanted)?;
+        if checkpoint.backbone.embeddings().is_some() {
+            layout = Layout::BgeM3;
+        }
         let max_length = checkpoint.max_length()?;
         // Queries and documents are cut to lengths of their own afterwards.
         let lengths = layout.lengths(checkpoint.options.max_length, max_length);

@@ -51,7 +51,7 @@ impl SparseModel {
     }
 
     /// Loads a folder: tokenizer.json, config.json and the weights of a masked language model, or of an encoder with
-    /// sparse_linear.pt beside it, as BGE-M3's. With stopwords.txt it is BM42, whose graph gives attention's
+    /// sparse_linear.pt beside it, as BGE-M3's, or a graph that gives BGE-M3's embeddings. With stopwords.txt it is BM42, whose graph gives attention's
     /// probabilities; with minicoil.triplet.model.npy, too, miniCOIL.
     ///
     /// # Errors
@@ -66,7 +66,7 @@ impl SparseModel {
         check_options(&name, &options)?;
         let is_hybrid = match &spec {
             Some(spec) => spec.kind == Kind::Hybrid,
-            None => layer_file(folder, "sparse_linear").is_some(),
+            None => layer_file(folder, "sparse_linear").is_some() || HybridModel::is_graph(folder, &options)?,
         };
         if is_hybrid {
             let model = HybridModel::open(folder, spec, options, HybridOutputs::SPARSE)?;

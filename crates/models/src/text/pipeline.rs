@@ -33,8 +33,8 @@ pub(crate) struct Pipeline<'a> {
 }
 
 impl Pipeline<'_> {
-    /// Runs `items`, of about so many `bytes` each, through `encode`, `encoder` and `head`. The head gets hidden
-    /// states `[total_tokens, hidden_size]` and returns one result per sequence, or `None` where one is not finite.
+    /// Runs `items`, of about so many `bytes` each, through `encode`, `encoder` and `head`. The head gets what
+    /// [`TextEncoder::forward_outputs`] gives and returns one result per sequence, or `None` where one is not finite.
     pub(crate) fn run<T, R, H>(
         &self,
         items: &[T],
@@ -46,7 +46,7 @@ impl Pipeline<'_> {
     where
         T: Sync,
         R: Send,
-        H: Fn(&Tensor, &Batch) -> candlewick_engine::Result<Vec<Option<R>>> + Sync,
+        H: Fn(&[Tensor], &Batch) -> candlewick_engine::Result<Vec<Option<R>>> + Sync,
     {
         let mut results = Vec::with_capacity(items.len());
         for window in windows(items, bytes) {
@@ -66,14 +66,14 @@ impl Pipeline<'_> {
     ) -> Result<Vec<R>>
     where
         R: Send,
-        H: Fn(&Tensor, &Batch) -> candlewick_engine::Result<Vec<Option<R>>> + Sync,
+        H: Fn(&[Tensor], &Batch) -> candlewick_engine::Result<Vec<Option<R>>> + Sync,
     {
         let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.token_ids.len()).collect();
         let batches = plan(&lengths, self.budget(&lengths));
         let outputs = self.pool.try_map(&batches, |indices| {
             let run = || {
                 let batch = pack(indices.iter().map(|&index| &sequences[index]))?;
-                head(&encoder.forward(&batch)?, &batch)
+                head(&encoder.forward_outputs(&batch)?, &batch)
             };
             run().map_err(|source| Error::Engine { model: self.name.into(), source: Box::new(source) })
         })?;

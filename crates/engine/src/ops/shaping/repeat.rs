@@ -118,8 +118,7 @@ impl Operator for Tile {
 pub(super) fn size(dim: &Dim) -> Result<Dim, Problem> {
     match dim.known() {
         Some(size) if size < 0 => problem!("{size} is not a size"),
-        _ if dim.is_size() => Ok(dim.clone()),
-        _ => Ok(Dim::unknown()),
+        _ => Ok(dim.as_size()),
     }
 }
 

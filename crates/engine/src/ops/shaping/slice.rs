@@ -75,6 +75,9 @@ fn range_dim(size: &Dim, start: &Dim, end: &Dim, step: i64) -> Dim {
         (None, Some(-1 | END..), Some(..=BEFORE)) if step == -1 => size.clone(),
         (Some(size @ 2..), Some(0), None) if step == 1 && end.is_size() => end.limited(size as i64),
         (None, Some(0), None) if step == 1 && end == size => size.clone(),
+        (None, Some(some @ 1..END), Some(END..)) if step == 1 => size.without(some),
+        (None, Some(some @ 1..END), None) if step == 1 && end == size => size.without(some),
+        (None, Some(0), Some(left @ BEFORE..0)) if step == 1 => size.without(-left),
         _ => Dim::unknown(),
     }
 }
@@ -212,7 +215,18 @@ mod tests {
         assert_eq!(dim(&seq, -1, i64::MIN.into(), -1), seq);
         assert_eq!(dim(&512i64.into(), 0, seq.clone(), 1), seq.limited(512));
         assert_eq!(dim(&512i64.into(), 1, 3i64.into(), 1), 2i64.into());
-        assert_ne!(dim(&seq, 1, i64::MAX.into(), 1), seq);
+        for left_out in
+            [dim(&seq, 3, i64::MAX.into(), 1), dim(&seq, 3, seq.clone(), 1), dim(&seq, 0, (-3i64).into(), 1)]
+        {
+            assert_eq!(left_out, seq.without(3));
+        }
+        for unknown in [
+            dim(&seq, 1, (-1i64).into(), 1),
+            dim(&seq, 1, i64::MAX.into(), 2),
+            dim(&seq, -1, i64::MAX.into(), 1),
+        ] {
+            assert!(!unknown.is_named());
+        }
         assert_ne!(dim(&512i64.into(), 0, seq.negated(), 1), seq.negated());
     }
 
