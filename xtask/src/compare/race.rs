@@ -175,7 +175,7 @@ pub(super) fn run(
             if is_alone {
                 runner.start()?;
             }
-            let pass = if cell.workload == Workload::Start { runner.restart() } else { runner.pass() };
+            let pass = if cell.workload == Workload::Start { runner.restart()? } else { runner.pass()? };
             if let Some(pass) = pass {
                 let (name, milliseconds) = (&runner.identity.name, 1e3 * pass.seconds);
                 progress(&format!("round {} of {rounds}: {name}: {milliseconds:.2} ms", round + 1))?;
@@ -217,39 +217,43 @@ impl Runner {
             Ok(command) => Worker::start(command, &self.log).map_err(|error| format!("{error:#}")),
             Err(reason) => Err(reason.clone()),
         };
-        self.state = match worker {
-            Ok(worker) => State::Running(worker),
-            Err(reason) => {
-                progress(&format!("unavailable: {reason}"))?;
-                State::Out(reason)
-            }
-        };
+        match worker {
+            Ok(worker) => self.state = State::Running(worker),
+            Err(reason) => self.drop_out(reason)?,
+        }
+        Ok(())
+    }
+
+    /// What it has measured so far does not count.
+    fn drop_out(&mut self, reason: String) -> Result<()> {
+        progress(&format!("{}: unavailable: {reason}", self.identity.name))?;
+        self.state = State::Out(reason);
         Ok(())
     }
 
     /// One pass. A worker that fails is out of the race, and its place is taken by the reason.
-    fn pass(&mut self) -> Option<Pass> {
+    fn pass(&mut self) -> Result<Option<Pass>> {
         self.turn(|worker, _| worker.pass())
     }
 
     /// Replaces the worker by a new one.
-    fn restart(&mut self) -> Option<Pass> {
+    fn restart(&mut self) -> Result<Option<Pass>> {
         self.turn(|worker, command| worker.restart(command))
     }
 
-    fn turn(&mut self, pass: impl FnOnce(&mut Worker, &mut Command) -> Result<Pass>) -> Option<Pass> {
+    fn turn(&mut self, pass: impl FnOnce(&mut Worker, &mut Command) -> Result<Pass>) -> Result<Option<Pass>> {
         let (State::Running(worker), Ok(command)) = (&mut self.state, &mut self.command) else {
-            return None;
+            return Ok(None);
         };
         std::thread::sleep(PAUSE);
         match pass(worker, command) {
             Ok(pass) => {
                 self.passes.push(pass);
-                Some(pass)
+                Ok(Some(pass))
             }
             Err(error) => {
-                self.state = State::Out(format!("{error:#}"));
-                None
+                self.drop_out(format!("{error:#}"))?;
+                Ok(None)
             }
         }
     }
