@@ -174,6 +174,17 @@ fn late_interaction_scores_and_pools() {
 }
 
 #[test]
+fn a_text_has_the_rows_that_fastembed_counts() {
+    // Its "Hello World": the first token, the marker, two words and the last token; queries are filled up.
+    for (name, text) in [("colbert-v2", "river river"), ("colbert-jina", "river river")] {
+        let model = late_interaction(name);
+        assert_eq!(model.embed(&[text]).unwrap()[0].len(), 5, "{name}");
+        assert_eq!(model.query_embed(&[text]).unwrap()[0].len(), 32, "{name}");
+        assert_eq!(model.query_token_count(&[text, text]).unwrap(), 64, "{name}");
+    }
+}
+
+#[test]
 fn long_texts_are_cut() {
     let long = "river ".repeat(1000);
     let model = late_interaction("colbert-v2");
