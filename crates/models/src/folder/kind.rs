@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{FolderConfig, layer_file};
+use super::{FolderConfig, Transformers, layer_file};
 use crate::json::read_json_if_there;
 use crate::registry::Kind;
 use crate::{Error, Result};
@@ -15,13 +15,6 @@ struct SentenceTransformers {
     model_type: Option<String>,
     /// PyLate's.
     query_prefix: Option<String>,
-}
-
-/// config.json, as transformers writes it.
-#[derive(Default, Deserialize)]
-struct Transformers {
-    #[serde(default)]
-    architectures: Vec<String>,
 }
 
 impl Kind {

@@ -6,6 +6,7 @@
 mod dense;
 mod kind;
 mod projection;
+mod transformers;
 
 use std::path::{Component, Path, PathBuf};
 
@@ -13,6 +14,7 @@ use serde::Deserialize;
 
 pub(crate) use self::dense::DenseModules;
 pub(crate) use self::projection::{Projection, layer_file, need_layer_file, read_layer, read_projection};
+pub(crate) use self::transformers::Transformers;
 use crate::json::read_json_if_there;
 use crate::registry::Prompts;
 use crate::{Error, Result};

@@ -4,10 +4,10 @@
 use candle_core::Tensor;
 use candlewick_engine::nn::{Activation, Linear, LinearConfig};
 use candlewick_engine::{Batch, Pooling, Weights};
-use serde::Deserialize;
 
 use crate::backbone::Backbone;
 use crate::checkpoint::{Checkpoint, engine_error};
+use crate::folder::Transformers;
 use crate::json::read_json;
 use crate::text_model::Head;
 use crate::{Error, Result};
@@ -135,15 +135,9 @@ impl Head for ScoreHead {
 
 /// How many labels config.json names, as transformers counts them.
 fn read_num_labels(checkpoint: &Checkpoint) -> Result<usize> {
-    #[derive(Deserialize)]
-    struct Config {
-        id2label: Option<serde_json::Map<String, serde_json::Value>>,
-        num_labels: Option<usize>,
-    }
     let path = checkpoint.folder.join("config.json");
-    let config: Config = read_json(&path)?;
-    let named = config.id2label.map(|labels| labels.len());
-    match named.or(config.num_labels).unwrap_or(2) {
+    let config: Transformers = read_json(&path)?;
+    match config.num_labels().unwrap_or(2) {
         0 => {
             let problem = "there is no label".to_owned();
             Err(Error::UnsupportedConfig { path, key: "id2label".into(), problem })

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::checkpoint::Checkpoint;
-use crate::folder::FolderConfig;
+use crate::folder::{FolderConfig, Transformers};
 use crate::json::{read_json, read_json_if_there};
 use crate::registry::{LogitScoreSpec, ModelSpec, PairTemplate};
 use crate::text::{PairPrompt, TextTokenizer, find_tokens};
@@ -19,15 +19,6 @@ pub(super) struct Layout {
     template: Option<PairTemplate>,
     /// Of a causal language model: the token that says yes and, if there is one, the one that says no.
     answers: Vec<u32>,
-}
-
-/// config.json, as transformers writes it.
-#[derive(Default, Deserialize)]
-struct Transformers {
-    #[serde(default)]
-    architectures: Vec<String>,
-    id2label: Option<serde_json::Map<String, serde_json::Value>>,
-    num_labels: Option<usize>,
 }
 
 impl Layout {
@@ -45,11 +36,10 @@ impl Layout {
             return Ok(Self { template: row_template, answers });
         }
         let config: Transformers = read_json_if_there(&folder.join("config.json"))?.unwrap_or_default();
-        let labels = config.id2label.map(|labels| labels.len()).or(config.num_labels);
         let is = |name: &str| config.architectures.iter().any(|architecture| architecture == name);
         let answers = match () {
             () if is("Qwen3ForCausalLM") => token_ids(folder, &LogitScoreSpec::yes_or_no())?,
-            () if is("Qwen3ForSequenceClassification") && labels == Some(1) => Vec::new(),
+            () if is("Qwen3ForSequenceClassification") && config.num_labels() == Some(1) => Vec::new(),
             () => return Ok(Self::default()),
         };
         if !answers.is_empty() {
